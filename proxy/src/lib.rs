@@ -1,1 +1,3 @@
-//! placeholder
+//! A caching reverse proxy for transparency logs that proves every tile.
+
+pub mod config;

@@ -1,0 +1,538 @@
+//! Whether the values of a configuration go together: [`Config`] in, [`Settings`] out.
+//!
+//! All problems are reported at once, each with its key and what would be right. A key whose
+//! capability is not built yet is such a problem too: it is refused, never ignored.
+
+use std::{str::FromStr as _, time::Duration};
+
+use url::Url;
+
+use super::{Config, DEFAULT_UPSTREAM, Kind, Mode, Source, Tuf};
+
+/// One thing wrong with a configuration.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct Problem {
+    /// Path of the key, such as `tile_proxy.public_keys`.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Problem {
+    fn new(key: &str, message: impl Into<String>) -> Self {
+        Self {
+            key: format!("tile_proxy.{key}"),
+            message: message.into(),
+        }
+    }
+}
+
+/// A configuration whose values go together; only [`Config::check`] makes one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The configuration this was made from, for what needs no interpretation.
+    pub config: Config,
+    /// The logs to follow; never empty.
+    pub logs: Vec<LogSettings>,
+    /// Bytes the cache may take on disk.
+    pub disk_budget: u64,
+    /// Bytes of verified data kept in memory.
+    pub memory_budget: u64,
+    /// Age from which a served checkpoint carries a warning.
+    pub checkpoint_ttl: Duration,
+    /// When to sync by itself, if it does.
+    pub sync_schedule: Option<croner::Cron>,
+    /// Things to tell the operator of this process that do not stop it.
+    pub warnings: Vec<Problem>,
+}
+
+/// One log to follow.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LogSettings {
+    /// Name in paths and metrics.
+    pub name: String,
+    /// First line of its checkpoints; `None` is learned from the first verified one.
+    pub origin: Option<String>,
+    /// Where its verifier keys are; never empty.
+    pub keys: Vec<Source>,
+    /// Where its bytes come from; empty when offline.
+    pub upstreams: Vec<UpstreamSettings>,
+}
+
+/// One place that serves a log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UpstreamSettings {
+    /// Name in metrics and records.
+    pub name: String,
+    /// `checkpoint` is relative to this; ends with a slash.
+    pub url: Url,
+    /// `tile/` is relative to this; ends with a slash.
+    pub tile_base_url: Url,
+    /// How long one request may take.
+    pub timeout: Duration,
+}
+
+/// The name of the log that paths without a prefix mean, while there is only one.
+const DEFAULT_LOG: &str = "default";
+
+/// The default of an upstream's `timeout`.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes in a mebibyte and a gibibyte, the units of two keys whose names say so.
+const MEBIBYTE: u64 = 1 << 20;
+const GIBIBYTE: u64 = 1 << 30;
+
+/// Smallest disk budget: a checkpoint with its edge tiles and one group of full tiles.
+const MIN_DISK_BUDGET: u64 = 16 * MEBIBYTE;
+
+impl Config {
+    /// Interprets the configuration.
+    ///
+    /// # Errors
+    /// Every problem found, in the order of the file.
+    pub fn check(&self) -> Result<Settings, Vec<Problem>> {
+        let mut problems = unbuilt(self);
+        let mut warnings = Vec::new();
+
+        if self.listen.is_empty() {
+            problems.push(Problem::new(
+                "listen",
+                "needs at least one address such as `[::]:8080`",
+            ));
+        }
+        if self.checkpoint.refresh_interval.0 < Duration::from_secs(1) {
+            problems.push(Problem::new(
+                "checkpoint.refresh_interval",
+                "must be at least `1s`; logs publish every few seconds at most",
+            ));
+        }
+        for (key, value, least) in [
+            ("coalescing.max_wait_ms", self.coalescing.max_wait_ms, 100),
+            ("sync.depth", self.sync.depth, 1),
+            ("limits.connections", self.limits.connections as u64, 1),
+            (
+                "limits.header_bytes",
+                self.limits.header_bytes as u64,
+                8_192,
+            ),
+            (
+                "limits.checkpoint_bytes",
+                self.limits.checkpoint_bytes as u64,
+                1_024,
+            ),
+            (
+                "limits.upstream_requests",
+                self.limits.upstream_requests as u64,
+                1,
+            ),
+        ] {
+            if value < least {
+                problems.push(Problem::new(
+                    key,
+                    format!("is {value}; must be at least {least}"),
+                ));
+            }
+        }
+        let disk_budget = match self.cache.max_size {
+            Some(size) => Some(size.0),
+            None => self.cache.max_size_gb.checked_mul(GIBIBYTE),
+        };
+        if disk_budget.is_none_or(|budget| budget < MIN_DISK_BUDGET) {
+            let key = if self.cache.max_size.is_some() {
+                "cache.max_size"
+            } else {
+                "cache.max_size_gb"
+            };
+            problems.push(Problem::new(key, "must be between 16Mi and 16,777,215Ti"));
+        }
+        let memory_budget = self.cache.memory_mb.saturating_mul(MEBIBYTE);
+
+        let sync_schedule = match croner::Cron::from_str(&self.sync.schedule) {
+            Ok(schedule) if self.sync.schedule.split_whitespace().count() == 5 => Some(schedule),
+            _ => {
+                problems.push(Problem::new(
+                    "sync.schedule",
+                    format!(
+                        "`{}` is not five cron fields such as `0 */6 * * *`",
+                        self.sync.schedule
+                    ),
+                ));
+                None
+            }
+        };
+
+        if self.tuf != Tuf::default() && !self.tuf.enabled {
+            warnings.push(Problem::new(
+                "tuf",
+                "has no effect: trust from TUF needs `tuf.enabled: true` and `tuf.root`",
+            ));
+        }
+        if self.public_keys.is_empty() && !self.tuf.enabled && !self.danger_accept_unsigned {
+            problems.push(Problem::new(
+                "public_keys",
+                "the log has no key, so nothing it serves could be proven; \
+                 give its verifier key (`name+id+base64`, or `file:PATH`)",
+            ));
+        }
+        let upstreams = self.upstreams(&mut problems);
+
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Settings {
+            logs: vec![LogSettings {
+                name: DEFAULT_LOG.to_owned(),
+                origin: Some(self.origin.clone()).filter(|origin| !origin.is_empty()),
+                keys: self.public_keys.clone(),
+                upstreams,
+            }],
+            disk_budget: disk_budget.unwrap_or_default(),
+            memory_budget,
+            checkpoint_ttl: Duration::from_secs(
+                self.cache.checkpoint_ttl_minutes.saturating_mul(60),
+            ),
+            sync_schedule: sync_schedule.filter(|_| self.sync.enabled),
+            warnings,
+            config: self.clone(),
+        })
+    }
+
+    /// The upstream of the one log, from either of its two forms.
+    fn upstreams(&self, problems: &mut Vec<Problem>) -> Vec<UpstreamSettings> {
+        if self.upstream_url.is_some() && !self.upstreams.is_empty() {
+            problems.push(Problem::new(
+                "upstreams",
+                "`upstream_url` is the short form of one upstream: give one of the two",
+            ));
+        }
+        if self.mode == Mode::Offline {
+            return Vec::new();
+        }
+        let named = match self.upstreams.as_slice() {
+            [] => {
+                let url = self
+                    .upstream_url
+                    .clone()
+                    .or_else(|| DEFAULT_UPSTREAM.parse().ok());
+                vec![(
+                    "upstream_url".to_owned(),
+                    String::new(),
+                    url,
+                    self.tile_base_url.clone(),
+                    None,
+                )]
+            }
+            upstreams => upstreams
+                .iter()
+                .enumerate()
+                .map(|(i, upstream)| {
+                    (
+                        format!("upstreams[{i}].url"),
+                        upstream.name.clone(),
+                        upstream.url.clone(),
+                        upstream.tile_base_url.clone(),
+                        upstream.timeout,
+                    )
+                })
+                .collect(),
+        };
+        let mut settings = Vec::new();
+        for (key, name, url, tile_base_url, timeout) in named {
+            let Some(url) = url else {
+                problems.push(Problem::new(&key, "is missing; give the log's base URL"));
+                continue;
+            };
+            if let Some(problem) = wrong_url(&key, &url) {
+                problems.push(problem);
+                continue;
+            }
+            if let Some(problem) = tile_base_url
+                .as_ref()
+                .and_then(|url| wrong_url("tile_base_url", url))
+            {
+                problems.push(problem);
+            }
+            let url = with_final_slash(url);
+            settings.push(UpstreamSettings {
+                name: if name.is_empty() {
+                    url.host_str().unwrap_or_default().to_owned()
+                } else {
+                    name
+                },
+                tile_base_url: tile_base_url.map_or_else(|| url.clone(), without_final_tile),
+                url,
+                timeout: timeout.map_or(DEFAULT_TIMEOUT, |timeout| timeout.0),
+            });
+        }
+        settings
+    }
+}
+
+/// Keys that ask for a capability that is not built yet. Destructured without `..`, so that a new
+/// key does not compile until it is either honoured or refused here.
+fn unbuilt(config: &Config) -> Vec<Problem> {
+    let Config {
+        kind,
+        upstreams,
+        logs,
+        passthrough,
+        danger_accept_unsigned,
+        tuf,
+        coalescing,
+        failover,
+        peers,
+        tls,
+        rate_limit,
+        audit,
+        // Honoured.
+        listen: _,
+        admin_listen: _,
+        upstream_url: _,
+        tile_base_url: _,
+        origin: _,
+        public_keys: _,
+        mode: _,
+        cache: _,
+        checkpoint: _,
+        sync: _,
+        admin: _,
+        limits: _,
+        log: _,
+        shutdown: _,
+    } = config;
+    let several = upstreams.len() > 1;
+    let private = upstreams
+        .iter()
+        .any(|u| u.ca.is_some() || u.authorization.is_some() || u.write_url.is_some());
+    [
+        (
+            matches!(kind, Kind::RekorV1 | Kind::RekorV2),
+            "kind",
+            "logs other than `tlog-tiles`",
+        ),
+        (several, "upstreams", "more than one upstream"),
+        (
+            private,
+            "upstreams",
+            "`ca`, `authorization` and `write_url`",
+        ),
+        (!logs.is_empty(), "logs", "more than one log"),
+        (*passthrough, "passthrough", "passing requests through"),
+        (
+            *danger_accept_unsigned,
+            "danger_accept_unsigned",
+            "a log without keys",
+        ),
+        (tuf.enabled, "tuf.enabled", "trust from TUF"),
+        (
+            !tuf.validate_checkpoint_signature,
+            "tuf.validate_checkpoint_signature",
+            "a log without keys",
+        ),
+        (
+            !coalescing.enabled,
+            "coalescing.enabled",
+            "fetching without coalescing",
+        ),
+        (
+            !failover.enabled,
+            "failover.enabled",
+            "choosing among upstreams",
+        ),
+        (
+            *peers != Default::default(),
+            "peers",
+            "asking other replicas",
+        ),
+        (*tls != Default::default(), "tls", "serving TLS"),
+        (
+            *rate_limit != Default::default(),
+            "rate_limit",
+            "limiting clients",
+        ),
+        (*audit != Default::default(), "audit", "the audit log"),
+    ]
+    .into_iter()
+    .filter(|(asked_for, ..)| *asked_for)
+    .map(|(_, key, what)| {
+        let version = env!("CARGO_PKG_VERSION");
+        Problem::new(
+            key,
+            format!("{what} is not built yet in {version}; remove this key"),
+        )
+    })
+    .collect()
+}
+
+fn wrong_url(key: &str, url: &Url) -> Option<Problem> {
+    let message = match url.scheme() {
+        "http" | "https" if url.host_str().is_none_or(str::is_empty) => "has no host",
+        "http" | "https" if url.query().is_some() || url.fragment().is_some() => {
+            "must end with the path: no `?` and no `#`"
+        }
+        "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
+            "must not hold a password"
+        }
+        "http" | "https" => return None,
+        "file" => "`file://` upstreams are not built yet",
+        _ => "must start with `http://` or `https://`",
+    };
+    Some(Problem::new(key, message))
+}
+
+/// `Url::join` replaces what follows the last slash, so a base must end with one.
+fn with_final_slash(mut url: Url) -> Url {
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    url
+}
+
+/// Paths already start with `tile/`; people give the base with it, too.
+fn without_final_tile(url: Url) -> Url {
+    let mut url = with_final_slash(url);
+    if let Some(path) = url
+        .path()
+        .strip_suffix("tile/")
+        .filter(|path| path.ends_with('/'))
+    {
+        let path = path.to_owned();
+        url.set_path(&path);
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Settings, Vec<String>> {
+        Config::parse("config.yaml", text, [])
+            .expect("well-formed")
+            .check()
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    }
+
+    const GOOD: &str = "tile_proxy: {upstream_url: 'http://log.example/api', public_keys: [k]}";
+
+    #[test]
+    fn a_small_configuration_is_enough() {
+        let settings = check(GOOD).expect("valid");
+        let upstream = &settings.logs[0].upstreams[0];
+        assert_eq!(upstream.url.as_str(), "http://log.example/api/");
+        assert_eq!(upstream.tile_base_url.as_str(), "http://log.example/api/");
+        assert_eq!(upstream.name, "log.example");
+        assert_eq!(settings.disk_budget, 10 << 30);
+        assert!(settings.sync_schedule.is_some());
+    }
+
+    #[test]
+    fn a_final_tile_is_cut_off_the_tile_base() {
+        for (given, want) in [
+            ("http://cdn.example/rome/tile/", "http://cdn.example/rome/"),
+            ("http://cdn.example/rome/tile", "http://cdn.example/rome/"),
+            ("http://cdn.example/tile", "http://cdn.example/"),
+            ("http://cdn.example/textile", "http://cdn.example/textile/"),
+        ] {
+            assert_eq!(
+                without_final_tile(given.parse().expect("a URL")).as_str(),
+                want
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        for (key, name) in [
+            ("kind: rekor-v1", "kind"),
+            (
+                "upstreams: [{url: 'http://a/'}, {url: 'http://b/'}]",
+                "upstreams",
+            ),
+            ("logs: [{name: a}]", "logs"),
+            ("passthrough: true", "passthrough"),
+            ("danger_accept_unsigned: true", "danger_accept_unsigned"),
+            ("tuf: {enabled: true}", "tuf.enabled"),
+            ("coalescing: {enabled: false}", "coalescing.enabled"),
+            ("failover: {enabled: false}", "failover.enabled"),
+            ("peers: {file: /etc/peers.yaml}", "peers"),
+            ("tls: {cert: 'file:/tls.crt'}", "tls"),
+            ("rate_limit: {per_ip_per_second: 3}", "rate_limit"),
+            ("audit: {path: '-'}", "audit"),
+        ] {
+            let problems = check(&format!("tile_proxy: {{public_keys: [k], {key}}}"))
+                .expect_err("not built yet");
+            let want = format!("tile_proxy.{name}: ");
+            assert!(problems[0].starts_with(&want), "{key}: {problems:?}");
+            assert!(problems[0].contains("not built yet"), "{key}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_refused_with_what_would_be_right() {
+        for (keys, want) in [
+            (
+                "listen: []",
+                "tile_proxy.listen: needs at least one address",
+            ),
+            (
+                "checkpoint: {refresh_interval: 999ms}",
+                "tile_proxy.checkpoint.refresh_interval: must",
+            ),
+            (
+                "sync: {schedule: '0 6 * *'}",
+                "tile_proxy.sync.schedule: `0 6 * *` is not five",
+            ),
+            (
+                "sync: {depth: 0}",
+                "tile_proxy.sync.depth: is 0; must be at least 1",
+            ),
+            (
+                "cache: {max_size: 16383Ki}",
+                "tile_proxy.cache.max_size: must be between",
+            ),
+            (
+                "cache: {max_size_gb: 0}",
+                "tile_proxy.cache.max_size_gb: must be between",
+            ),
+            (
+                "upstream_url: 'ftp://a/'",
+                "tile_proxy.upstream_url: must start with",
+            ),
+            (
+                "upstream_url: 'http://u:p@a/'",
+                "tile_proxy.upstream_url: must not hold a password",
+            ),
+            (
+                "upstream_url: 'http://a/?q'",
+                "tile_proxy.upstream_url: must end with the path",
+            ),
+            (
+                "upstream_url: 'file:///srv/log'",
+                "tile_proxy.upstream_url: `file://` upstreams",
+            ),
+            (
+                "upstreams: [{name: a}]",
+                "tile_proxy.upstreams[0].url: is missing",
+            ),
+        ] {
+            let problems = check(&format!("tile_proxy: {{public_keys: [k], {keys}}}"));
+            let problems = problems.expect_err(keys);
+            assert!(
+                problems.iter().any(|p| p.starts_with(want)),
+                "{keys}: {problems:?}"
+            );
+        }
+        let problems = check("tile_proxy: {}").expect_err("no key");
+        assert!(problems[0].starts_with("tile_proxy.public_keys: the log has no key"));
+        assert!(check("tile_proxy: {public_keys: [k], cache: {max_size: 16Mi}}").is_ok());
+        assert!(
+            check("tile_proxy: {public_keys: [k], checkpoint: {refresh_interval: 1s}}").is_ok()
+        );
+    }
+}
