@@ -1,0 +1,183 @@
+//! Hashes of a tile-based transparency log, and what is computed from them. No I/O below here.
+//!
+//! The tree is RFC 6962's: leaf and node hashes are SHA-256 with different first bytes, and a tree
+//! of `n` entries splits at the largest power of two below `n`. Tiles are C2SP tlog-tiles:
+//! <https://c2sp.org/tlog-tiles>.
+
+pub mod bundle;
+pub mod edge;
+pub mod path;
+pub mod tile;
+
+use std::fmt;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use sha2::{Digest as _, Sha256};
+
+/// Bytes of one hash.
+pub const HASH_BYTES: usize = 32;
+
+/// The SHA-256 hash of a leaf, of an inner node, or of a whole tree.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Hash(pub [u8; HASH_BYTES]);
+
+impl Hash {
+    /// The SHA-256 of `bytes`, without any prefix; for contents, not for nodes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// Reads the standard base64 of 32 bytes, as checkpoints spell a root.
+    pub fn from_base64(text: &str) -> Option<Self> {
+        let bytes = BASE64_STANDARD.decode(text).ok()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+
+    /// The hashes that `bytes` holds one after the other; a remainder is left out.
+    pub fn chunks(bytes: &[u8]) -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator + '_ {
+        bytes
+            .as_chunks::<HASH_BYTES>()
+            .0
+            .iter()
+            .map(|chunk| Self(*chunk))
+    }
+}
+
+/// Standard base64, the way checkpoints and their readers write a hash.
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64_STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The hash of an entry: `SHA-256(0x00 || entry)` (RFC 6962, section 2.1).
+pub fn leaf_hash(entry: &[u8]) -> Hash {
+    Hash(
+        Sha256::new()
+            .chain_update([0])
+            .chain_update(entry)
+            .finalize()
+            .into(),
+    )
+}
+
+/// The hash of an inner node: `SHA-256(0x01 || left || right)` (RFC 6962, section 2.1).
+pub fn node_hash(left: Hash, right: Hash) -> Hash {
+    Hash(
+        Sha256::new()
+            .chain_update([1])
+            .chain_update(left.0)
+            .chain_update(right.0)
+            .finalize()
+            .into(),
+    )
+}
+
+/// The root of the tree without entries: `SHA-256("")`.
+pub fn empty_root() -> Hash {
+    Hash::of(b"")
+}
+
+/// The root of the perfect tree over `hashes`, whose number must be a power of two.
+///
+/// Costs one node hash less than there are hashes. `None` if the number is not a power of two.
+pub fn perfect_root(hashes: impl ExactSizeIterator<Item = Hash>) -> Option<Hash> {
+    if !hashes.len().is_power_of_two() {
+        return None;
+    }
+    let mut row: Vec<Hash> = hashes.collect();
+    while row.len() > 1 {
+        row = row
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|[left, right]| node_hash(*left, *right))
+            .collect();
+    }
+    row.first().copied()
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Trees computed from their definition, to hold the tiles against.
+
+    use super::*;
+
+    /// RFC 6962, section 2.1, word for word.
+    pub(crate) fn tree_hash(leaves: &[Hash]) -> Hash {
+        match leaves {
+            [] => empty_root(),
+            [leaf] => *leaf,
+            _ => {
+                let split = leaves.len().next_power_of_two() / 2;
+                node_hash(tree_hash(&leaves[..split]), tree_hash(&leaves[split..]))
+            }
+        }
+    }
+
+    /// The leaf hashes of entries "0", "1", "2", … as ASCII decimals.
+    pub(crate) fn decimal_leaves(size: usize) -> Vec<Hash> {
+        (0..size)
+            .map(|i| leaf_hash(i.to_string().as_bytes()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::*, *};
+
+    #[test]
+    fn roots_agree_with_published_vectors() {
+        assert_eq!(
+            empty_root().to_string(),
+            "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+        );
+        let leaves: Vec<Hash> = [
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
+            "606162636465666768696a6b6c6d6e6f",
+        ]
+        .iter()
+        .map(|entry| leaf_hash(&hex::decode(entry).expect("hex")))
+        .collect();
+        let want = "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328";
+        assert_eq!(hex::encode(tree_hash(&leaves).0), want);
+        assert_eq!(
+            perfect_root(leaves.into_iter())
+                .map(|h| hex::encode(h.0))
+                .as_deref(),
+            Some(want)
+        );
+    }
+
+    #[test]
+    fn only_a_power_of_two_is_perfect() {
+        for (count, perfect) in [
+            (0, false),
+            (1, true),
+            (2, true),
+            (3, false),
+            (255, false),
+            (256, true),
+        ] {
+            let leaves = decimal_leaves(count);
+            assert_eq!(
+                perfect_root(leaves.into_iter()).is_some(),
+                perfect,
+                "{count} hashes"
+            );
+        }
+    }
+}
