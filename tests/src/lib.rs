@@ -1,1 +1,25 @@
-//! placeholder
+//! The harness: a real cluster, a real log, and the whole chain from one to the other.
+//!
+//! `xtask` and the end-to-end tests drive the same modules, so what the tests prove is what the
+//! demonstration shows.
+//!
+//! - [`toolchain`] builds etcd, Kubernetes, Helm and the rest from Go modules at pinned tags.
+//! - [`cluster`] runs them as one node in namespaces of its own, or uses kind.
+//! - [`image`] packs programs as OCI archives without a daemon.
+//! - [`real_log`] runs a log nobody here wrote, and the tool that proves every byte of it.
+//! - [`chain`] is the story: cluster, image, log, chart, TileProxy, tiles, accidents.
+//!
+//! The rest is small: [`progress`], [`run`], [`wait`], [`interrupt`], [`lock`], [`paths`],
+//! [`prerequisites`], [`elf`].
+
+pub mod cluster;
+pub mod elf;
+pub mod image;
+pub mod interrupt;
+pub mod lock;
+pub mod paths;
+pub mod prerequisites;
+pub mod progress;
+pub mod run;
+pub mod toolchain;
+pub mod wait;

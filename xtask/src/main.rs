@@ -1,2 +1,60 @@
-//! placeholder
-fn main() {}
+//! The project's commands: `cargo xtask demo`, `test`, `cluster`, `image`, `crds`.
+//!
+//! Thin on purpose: what the commands do is in the harness (`tests/src`), where the end-to-end
+//! tests use it too.
+
+mod cluster;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use tile_proxy_tests::interrupt;
+
+/// The project's commands.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Cluster(cluster::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = on_interrupt().and_then(|()| match cli.command {
+        Task::Cluster(args) => cluster::run(args),
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            // The chain without a backtrace: it names what failed, not where in our code.
+            eprintln!("\nerror: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The first Ctrl-C (or SIGTERM) lets the command clean up, a second one during that ends it.
+fn on_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if interrupt::raised() {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping; once more to stop without clean-up");
+        interrupt::raise();
+    })?;
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! The node: a network, mount and PID namespace with one first process.
+//!
+//! Everything the cluster runs, containers included, is a descendant of that first process. When
+//! it dies the kernel kills the rest and drops every mount, whatever state they were in. So there
+//! is one way to stop the node, and it works after any accident.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::layout::{MARKER, NETNS, NODE_NAME, State, TOOLS};
+use super::proc::{self, Process};
+use super::{daemon, network};
+use crate::run;
+use crate::toolchain::{PAUSE, Toolchain};
+use crate::wait::{self, Seen};
+
+/// Creates the namespaces and starts the first process.
+pub(super) fn create(state: &State, toolchain: &Toolchain) -> Result<()> {
+    let log_dir = state.var().join("log");
+    for dir in [
+        &state.var().join("lib/kubernetes"),
+        &state.var().join("tmp"),
+        &log_dir,
+    ] {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    network::create()?;
+
+    let log = state.log("node");
+    let mut command = Command::new("setsid");
+    command
+        .args(["nsenter", &format!("--net={NETNS}"), "--"])
+        .args(["unshare", "--mount", "--propagation", "private"])
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+        .args(["sh", "-ec", SET_UP, "sh"])
+        .arg(toolchain.tools())
+        .arg(state.var())
+        .arg(Path::new(TOOLS).join(PAUSE.folder()).join(PAUSE.name));
+    let wrapper = daemon::spawn(&mut command, state, "node")?;
+
+    // The first process is the wrapper's child, and set up once it has become `pause`.
+    let first = wait::until("the node's first process", START, daemon::PAUSE, || {
+        if !wrapper.is_alive() {
+            bail!(
+                "the node's namespaces were not made:\n{}",
+                run::last_lines_of(&log, 10)
+            );
+        }
+        let first = wrapper.only_child().filter(|child| {
+            child
+                .program()
+                .is_some_and(|program| program.ends_with(PAUSE.name))
+        });
+        Ok(first.map_or_else(|| Seen::NotYet("being set up".to_owned()), Seen::Ready))
+    })?;
+    daemon::record(state, FIRST, first)
+}
+
+/// The first process, if it runs.
+pub(super) fn first(state: &State) -> Option<Process> {
+    daemon::recorded(state, FIRST).filter(|first| first.is_alive())
+}
+
+/// A command inside the node: its network, its mounts, its processes.
+pub(super) fn inside(state: &State, program: impl AsRef<Path>) -> Result<Command> {
+    let first = first(state).context("the node does not run; start it: cargo xtask cluster up")?;
+    let mut command = Command::new("nsenter");
+    command
+        .args([
+            "--target",
+            &first.pid.to_string(),
+            "--mount",
+            "--net",
+            "--pid",
+            "--",
+        ])
+        .arg(program.as_ref())
+        .current_dir("/")
+        .env_clear()
+        .env(MARKER, state.dir())
+        .env("HOME", "/root")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        );
+    Ok(command)
+}
+
+/// Ends the node and removes all it left on the host. Also works on half a node, and on none.
+///
+/// Returns how many processes it had to end.
+pub(super) fn destroy(state: &State) -> Result<usize> {
+    let ended = kill_all(state)?;
+    unmount_all(state.dir())?;
+    network::remove()?;
+    remove_cgroups();
+    remove_dir(state.dir())?;
+    Ok(ended)
+}
+
+/// What of a node is on this machine, for a message; none where there is nothing.
+pub(super) fn remains(state: &State) -> Option<String> {
+    let network = proc::namespace_id(Path::new(NETNS));
+    let processes = proc::members(network.as_deref(), &state.marker()).len();
+    let mut remains = Vec::new();
+    if processes > 0 {
+        remains.push(format!("{processes} processes"));
+    }
+    if Path::new(NETNS).exists() {
+        remains.push(NETNS.to_owned());
+    }
+    if state.dir().exists() {
+        remains.push(state.dir().display().to_string());
+    }
+    (!remains.is_empty()).then(|| remains.join(", "))
+}
+
+/// Kills until nobody is left. Members of the node's PID namespace are gone when its first process
+/// is: the kernel lets it end last.
+fn kill_all(state: &State) -> Result<usize> {
+    let network = proc::namespace_id(Path::new(NETNS));
+    let mut most = 0;
+    wait::until("the node's processes to end", STOP, daemon::PAUSE, || {
+        let left = proc::members(network.as_deref(), &state.marker());
+        most = most.max(left.len());
+        for &pid in &left {
+            // It may have ended meanwhile.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        Ok(match left.first() {
+            None => Seen::Ready(()),
+            Some(first) => {
+                let name = fs::read_to_string(format!("/proc/{first}/comm")).unwrap_or_default();
+                Seen::NotYet(format!(
+                    "{} left, among them {first} {}",
+                    left.len(),
+                    name.trim()
+                ))
+            }
+        })
+    })?;
+    Ok(most)
+}
+
+/// The node's mounts are private to it, so there should be none of them here. Should one exist all
+/// the same, removing its folder would reach through it.
+fn unmount_all(dir: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot list mounts")?;
+    let mut below: Vec<&str> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4)) // the mount point; proc_pid_mountinfo(5)
+        .filter(|point| Path::new(point).starts_with(dir))
+        .collect();
+    below.sort_unstable_by_key(|point| std::cmp::Reverse(point.len()));
+    for point in below {
+        umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {point}"))?;
+    }
+    Ok(())
+}
+
+/// Removes the empty cgroups the kubelet left, in the one hierarchy of v2 or in each of v1.
+fn remove_cgroups() {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([root.to_path_buf()]) {
+        let ours = hierarchy.join(NODE_NAME);
+        if ours.is_dir() {
+            remove_cgroup(&ours);
+        }
+    }
+}
+
+/// A cgroup goes by `rmdir`, leaves first; its files cannot be removed. One that stays is empty and
+/// costs nothing, so it is no reason to fail.
+fn remove_cgroup(dir: &Path) {
+    for child in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&child.path());
+        }
+    }
+    drop(fs::remove_dir(dir));
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    wait::until(
+        &format!("removing {}", dir.display()),
+        STOP,
+        daemon::PAUSE,
+        || {
+            Ok(match fs::remove_dir_all(dir) {
+                Ok(()) => Seen::Ready(()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Seen::Ready(()),
+                // A mount namespace that is being torn down may hold it for a moment.
+                Err(error) => Seen::NotYet(error.to_string()),
+            })
+        },
+    )
+}
+
+/// Opens the log of `name` for appending.
+pub(super) fn open_log(path: &PathBuf) -> Result<Stdio> {
+    let file = File::options().create(true).append(true).open(path);
+    Ok(file
+        .with_context(|| format!("cannot open {}", path.display()))?
+        .into())
+}
+
+/// The record of the first process.
+const FIRST: &str = "first";
+
+/// Runs as the first process of the new namespaces, with the folder of the tools, the node's
+/// `/var` and the program to become. The host's `/run` and `/var` are out of sight from here on,
+/// so nothing inside can meet a socket, a volume or a package database of the host.
+///
+/// The kubelet insists on some settings of the kernel (to panic on an oops is one) and would set
+/// them for the whole machine. It finds files that say they are set; the machine keeps its own.
+const SET_UP: &str = r#"
+mount --bind "$1" /opt
+mount --bind "$2" /var
+mount -t tmpfs -o mode=755,nosuid,nodev tmpfs /run
+ln -sfn /run /var/run
+mkdir -p /run/lock /run/netns
+mkdir -p /run/sysctl
+claim() {
+    echo "$2" > "/run/sysctl/${1##*/}"
+    mount --bind "/run/sysctl/${1##*/}" "/proc/sys/$1"
+}
+claim vm/overcommit_memory 1
+claim vm/panic_on_oom 0
+claim kernel/panic 10
+claim kernel/panic_on_oops 1
+claim kernel/keys/root_maxkeys 1000000
+claim kernel/keys/root_maxbytes 25000000
+exec "$3"
+"#;
+
+const START: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(30);

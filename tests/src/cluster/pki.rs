@@ -1,0 +1,199 @@
+//! Certificates of the node's components: one authority, made anew for every cluster.
+//!
+//! Every connection is authenticated both ways as in a production cluster, so nothing that works
+//! here works because a check was switched off.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+use super::layout::{API_SERVER, CONFIG, KUBERNETES_SERVICE_IP, NODE_IP, NODE_NAME, State};
+
+/// Writes all keys, certificates and kubeconfigs of a new cluster.
+pub(super) fn write(state: &State) -> Result<()> {
+    let authority = Authority::new()?;
+    let dir = state.config("");
+    fs::create_dir_all(&dir)?;
+    write_secret(&dir.join("ca.crt"), &authority.certificate)?;
+
+    for (file, name, sans) in [
+        ("apiserver", "kube-apiserver", API_SERVER_NAMES.as_slice()),
+        ("kubelet-server", NODE_NAME, &[NODE_IP, NODE_NAME]),
+    ] {
+        authority.server(name, sans)?.write(&dir, file)?;
+    }
+    // The API server calls the kubelet for logs, exec and port-forward.
+    authority
+        .client("kube-apiserver-kubelet-client", Some(MASTERS))?
+        .write(&dir, "apiserver-kubelet")?;
+
+    // Signs the tokens of ServiceAccounts; no certificate belongs to it.
+    let tokens = KeyPair::generate()?;
+    write_secret(&dir.join("service-account.key"), &tokens.serialize_pem())?;
+    write_secret(&dir.join("service-account.pub"), &tokens.public_key_pem())?;
+
+    for (file, user, group) in [
+        (
+            "kube-controller-manager",
+            "system:kube-controller-manager",
+            None,
+        ),
+        ("kube-scheduler", "system:kube-scheduler", None),
+        ("kube-proxy", "system:kube-proxy", None),
+        (
+            "kubelet",
+            &*format!("system:node:{NODE_NAME}"),
+            Some("system:nodes"),
+        ),
+    ] {
+        authority.client(user, group)?.write(&dir, file)?;
+        let kubeconfig = kubeconfig(
+            &format!("certificate-authority: {CONFIG}/ca.crt"),
+            &format!("client-certificate: {CONFIG}/{file}.crt"),
+            &format!("client-key: {CONFIG}/{file}.key"),
+        );
+        write_secret(&dir.join(format!("{file}.kubeconfig")), &kubeconfig)?;
+    }
+
+    // People get one file they can copy.
+    let admin = authority.client("kubernetes-admin", Some(MASTERS))?;
+    let kubeconfig = kubeconfig(
+        &format!(
+            "certificate-authority-data: {}",
+            base64(&authority.certificate)
+        ),
+        &format!("client-certificate-data: {}", base64(&admin.certificate)),
+        &format!("client-key-data: {}", base64(&admin.key)),
+    );
+    write_secret(&state.kubeconfig(), &kubeconfig)
+}
+
+/// The cluster's certificate authority.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: String,
+}
+
+impl Authority {
+    fn new() -> Result<Self> {
+        let mut params = CertificateParams::new([])?;
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "tile-proxy cluster");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        let key = KeyPair::generate().context("cannot generate a key")?;
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        })
+    }
+
+    /// A certificate for whoever listens under one of `names`.
+    fn server(&self, common_name: &str, names: &[&str]) -> Result<Identity> {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params)
+    }
+
+    /// A certificate for the Kubernetes user `user`, member of `group`.
+    fn client(&self, user: &str, group: Option<&str>) -> Result<Identity> {
+        let mut params = CertificateParams::new([])?;
+        params.distinguished_name.push(DnType::CommonName, user);
+        if let Some(group) = group {
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, group);
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params)
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Result<Identity> {
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().context("cannot generate a key")?;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Identity {
+            certificate,
+            key: key.serialize_pem(),
+        })
+    }
+}
+
+/// A certificate and its key, both PEM.
+struct Identity {
+    certificate: String,
+    key: String,
+}
+
+impl Identity {
+    fn write(&self, dir: &Path, file: &str) -> Result<()> {
+        write_secret(&dir.join(format!("{file}.crt")), &self.certificate)?;
+        write_secret(&dir.join(format!("{file}.key")), &self.key)
+    }
+}
+
+fn kubeconfig(authority: &str, certificate: &str, key: &str) -> String {
+    format!(
+        "apiVersion: v1\n\
+         kind: Config\n\
+         clusters:\n\
+         - name: tile-proxy\n\
+         \x20 cluster:\n\
+         \x20   server: {API_SERVER}\n\
+         \x20   {authority}\n\
+         users:\n\
+         - name: tile-proxy\n\
+         \x20 user:\n\
+         \x20   {certificate}\n\
+         \x20   {key}\n\
+         contexts:\n\
+         - name: tile-proxy\n\
+         \x20 context: {{cluster: tile-proxy, user: tile-proxy}}\n\
+         current-context: tile-proxy\n"
+    )
+}
+
+/// Writes a file only root may read.
+fn write_secret(path: &Path, text: &str) -> Result<()> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+const API_SERVER_NAMES: [&str; 6] = [
+    NODE_IP,
+    KUBERNETES_SERVICE_IP,
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
+
+/// The group that may do everything.
+const MASTERS: &str = "system:masters";

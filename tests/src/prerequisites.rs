@@ -1,0 +1,155 @@
+//! What the machine must have: found, or installed where we may, or named with the command that
+//! installs it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::geteuid;
+
+use crate::progress::{Progress, Step};
+use crate::run::Run;
+use crate::{elf, paths};
+
+/// Makes sure a node can run on this machine, installing Debian packages where that is possible.
+pub fn ensure_node(progress: &Progress) -> Result<()> {
+    ensure_root()?;
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    let Some(apt_get) = paths::program("apt-get") else {
+        bail!(
+            "this machine lacks what these packages of Debian provide: {packages}; install the like \
+             of them with the package manager of this system and try again"
+        );
+    };
+    let step = progress.step("system packages");
+    step.note(&packages);
+    install(&apt_get, &missing, &step)
+        .with_context(|| format!("cannot install packages; try: apt-get install {packages}"))?;
+    let missing = self::missing();
+    if !missing.is_empty() {
+        bail!(
+            "apt-get succeeded, but these still seem to be missing: {}",
+            missing.join(" ")
+        );
+    }
+    step.done(packages);
+    Ok(())
+}
+
+/// Fails unless this process may make and remove a node.
+pub fn ensure_root() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        bail!("the cluster needs Linux; with Docker, use --kind");
+    }
+    if !geteuid().is_root() {
+        bail!(
+            "the cluster needs root, for namespaces and mounts; run `sudo -E env \"PATH=$PATH\" cargo \
+             xtask …`, or use --kind with Docker"
+        );
+    }
+    Ok(())
+}
+
+/// Makes sure there is a Docker engine and kind.
+pub fn ensure_kind() -> Result<()> {
+    for (name, install) in [
+        ("docker", "https://docs.docker.com/engine/install/"),
+        (
+            "kind",
+            "go install sigs.k8s.io/kind@latest (or https://kind.sigs.k8s.io)",
+        ),
+    ] {
+        if paths::program(name).is_none() {
+            bail!("--kind needs {name}, which is not installed; install it: {install}");
+        }
+    }
+    Run::new("docker")
+        .args(["info", "--format", "{{.ServerVersion}}"])
+        .deadline(Duration::from_secs(20))
+        .stdout()
+        .map(drop)
+        .context(
+            "--kind needs a running Docker engine, and docker cannot reach one; start it \
+                  (systemctl start docker), or leave --kind out to use the built-in node",
+        )
+}
+
+/// The folder of the CNI plugins: Debian's, or the one everybody else uses.
+pub fn cni_plugins() -> Option<&'static Path> {
+    ["/usr/lib/cni", "/opt/cni/bin"]
+        .into_iter()
+        .map(Path::new)
+        .find(|dir| dir.join("ptp").is_file())
+}
+
+/// The Debian packages whose programs are not there. Programs count, not packages: containerd may
+/// as well come from Docker's own repository.
+fn missing() -> Vec<&'static str> {
+    let mut missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| paths::program(program).is_none())
+        .map(|&(_, package)| package)
+        .collect();
+    if cni_plugins().is_none() {
+        missing.push("containernetworking-plugins");
+    }
+    if paths::program("busybox").is_none_or(|busybox| elf::require_static(&busybox).is_err()) {
+        missing.push("busybox-static");
+    }
+    if !Path::new("/etc/ssl/certs/ca-certificates.crt").is_file() {
+        missing.push("ca-certificates");
+    }
+    missing.sort_unstable();
+    missing.dedup();
+    missing
+}
+
+fn install(apt_get: &Path, packages: &[&str], step: &Step<'_>) -> Result<()> {
+    let containerd_is_new = packages.contains(&"containerd");
+    let apt = |args: &[&str]| {
+        Run::new(apt_get)
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .deadline(INSTALL_DEADLINE)
+            .live(step)
+            .stdout()
+    };
+    let mut args = vec!["install", "--yes", "--no-install-recommends"];
+    // Another apt (unattended upgrades) may hold the lock for a while.
+    args.extend(["-o", "DPkg::Lock::Timeout=120"]);
+    args.extend(packages);
+    // The lists of a fresh machine are empty or old; only then is an update needed.
+    if apt(&args).is_err() {
+        apt(&["update", "-o", "DPkg::Lock::Timeout=120"])?;
+        apt(&args)?;
+    }
+    // The package starts containerd as a service of the host. The node brings its own.
+    if containerd_is_new && Path::new("/run/systemd/system").is_dir() {
+        Run::new("systemctl")
+            .args(["disable", "--now", "containerd"])
+            .stdout()?;
+    }
+    Ok(())
+}
+
+/// Programs of the node that come from the distribution, and Debian's package for each.
+const PROGRAMS: [(&str, &str); 11] = [
+    ("containerd", "containerd"),
+    ("containerd-shim-runc-v2", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("iptables", "iptables"),
+    ("iptables-restore", "iptables"),
+    ("ip", "iproute2"),
+    ("mount", "mount"),
+    ("nsenter", "util-linux"),
+    ("unshare", "util-linux"),
+    ("setsid", "util-linux"),
+];
+
+/// Some 80 MB over a slow network.
+const INSTALL_DEADLINE: Duration = Duration::from_secs(10 * 60);
