@@ -1,15 +1,16 @@
 //! Long-lived programs of the node: started in a session of their own, recorded, watched.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::layout::{MARKER, State};
+use super::layout::State;
 use super::node;
-use super::proc::Process;
+use super::proc::{self, Process};
+use crate::wait::{self, Seen};
 use crate::{lock, run};
 
 /// A program the node runs until it is stopped.
@@ -25,37 +26,49 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts it inside the node.
+    ///
+    /// `setsid --fork` leaves it to the node's first process, which reaps it whenever it ends; and
+    /// a session of its own keeps Ctrl-C and the end of the terminal away from it.
     pub(super) fn start(&self, state: &State) -> Result<()> {
-        // A session of its own: closing the terminal or Ctrl-C must not reach it.
-        let inside = node::inside(state, &self.program)?;
-        let mut command = Command::new("setsid");
-        command
-            .arg(inside.get_program())
-            .args(inside.get_args())
-            .args(&self.args);
-        command.current_dir("/").env_clear();
-        command.envs(
-            inside
-                .get_envs()
-                .filter_map(|(key, value)| Some((key, value?))),
-        );
-        let process = spawn(&mut command, state, self.name)?;
+        let log = state.log(self.name);
+        let marker = format!("{DAEMON}={}", self.name);
+        let starter = node::inside(state, "setsid")?
+            .arg("--fork")
+            .arg(&self.program)
+            .args(&self.args)
+            .env(DAEMON, self.name)
+            .stdin(Stdio::null())
+            .stdout(open_log(&log)?)
+            .stderr(open_log(&log)?)
+            .status()
+            .with_context(|| format!("cannot run {}", self.program))?;
+        if !starter.success() {
+            bail!(
+                "{} could not be started:\n{}",
+                self.name,
+                run::last_lines_of(&log, LAST_WORDS)
+            );
+        }
+        // Its children will inherit the marker, but at this moment it has none. While it becomes
+        // its program its environment cannot be read, hence the second looks.
+        let process = wait::until(self.name, START, PAUSE / 10, || {
+            let found = proc::members(None, &marker).first().copied();
+            Ok(match found.and_then(|pid| Process::with_pid(pid).ok()) {
+                Some(process) => Seen::Ready(process),
+                None => Seen::NotYet("no process".to_owned()),
+            })
+        })
+        .with_context(|| format!("its last words:\n{}", run::last_lines_of(&log, LAST_WORDS)))?;
         record(state, self.name, process)
     }
 }
 
-/// Starts `command` with its output in the log of `name`. It must become the daemon by `exec`, so
-/// that the process returned is the one that lives.
-pub(super) fn spawn(command: &mut Command, state: &State, name: &str) -> Result<Process> {
-    let log = state.log(name);
-    let child = command
-        .env(MARKER, state.dir())
-        .stdin(Stdio::null())
-        .stdout(node::open_log(&log)?)
-        .stderr(node::open_log(&log)?)
-        .spawn()
-        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    Process::with_pid(child.id().cast_signed())
+/// Opens a log for appending.
+pub(super) fn open_log(path: &Path) -> Result<Stdio> {
+    let file = File::options().create(true).append(true).open(path);
+    Ok(file
+        .with_context(|| format!("cannot open {}", path.display()))?
+        .into())
 }
 
 /// Fails with the last words of the daemon `name` if it no longer runs.
@@ -89,8 +102,14 @@ fn read(path: &Path) -> Option<Process> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Tells the daemons of the node apart, in their environment.
+const DAEMON: &str = "TILE_PROXY_DAEMON";
+
 /// Between two looks at something that takes moments.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
+
+/// A program that is gone sooner could not start.
+const START: Duration = Duration::from_secs(2);
 
 /// Lines of a log that explain an end.
 const LAST_WORDS: usize = 12;

@@ -4,17 +4,18 @@
 //! it dies the kernel kills the rest and drops every mount, whatever state they were in. So there
 //! is one way to stop the node, and it works after any accident.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::layout::{MARKER, NETNS, NODE_NAME, State, TOOLS};
+use super::layout::{MARKER, NETNS, State, TOOLS};
 use super::proc::{self, Process};
 use super::{daemon, network};
 use crate::run;
@@ -43,7 +44,14 @@ pub(super) fn create(state: &State, toolchain: &Toolchain) -> Result<()> {
         .arg(toolchain.tools())
         .arg(state.var())
         .arg(Path::new(TOOLS).join(PAUSE.folder()).join(PAUSE.name));
-    let wrapper = daemon::spawn(&mut command, state, "node")?;
+    let wrapper = command
+        .env(MARKER, state.dir())
+        .stdin(Stdio::null())
+        .stdout(daemon::open_log(&log)?)
+        .stderr(daemon::open_log(&log)?)
+        .spawn()
+        .context("cannot run setsid")?;
+    let wrapper = Process::with_pid(wrapper.id().cast_signed())?;
 
     // The first process is the wrapper's child, and set up once it has become `pause`.
     let first = wait::until("the node's first process", START, daemon::PAUSE, || {
@@ -122,24 +130,31 @@ pub(super) fn remains(state: &State) -> Option<String> {
     (!remains.is_empty()).then(|| remains.join(", "))
 }
 
-/// Kills until nobody is left. Members of the node's PID namespace are gone when its first process
-/// is: the kernel lets it end last.
+/// Kills until nobody is left.
+///
+/// The first process goes first: the kernel then kills and reaps all of its PID namespace before
+/// it lets it end, and its parent, our `unshare`, ends by itself. Killed in any other order they
+/// would be left to the init of the host, which in many containers reaps nobody.
 fn kill_all(state: &State) -> Result<usize> {
     let network = proc::namespace_id(Path::new(NETNS));
-    let mut most = 0;
-    wait::until("the node's processes to end", STOP, daemon::PAUSE, || {
-        let left = proc::members(network.as_deref(), &state.marker());
-        most = most.max(left.len());
-        for &pid in &left {
-            // It may have ended meanwhile.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    let members = || proc::members(network.as_deref(), &state.marker());
+    let most = members().len();
+    if let Some(first) = first(state) {
+        kill_one(first.pid);
+        let end = Instant::now() + STOP / 6;
+        while Instant::now() < end && !members().is_empty() {
+            thread::sleep(daemon::PAUSE);
         }
+    }
+    wait::until("the node's processes to end", STOP, daemon::PAUSE, || {
+        let left = members();
+        left.iter().copied().for_each(kill_one);
         Ok(match left.first() {
             None => Seen::Ready(()),
-            Some(first) => {
-                let name = fs::read_to_string(format!("/proc/{first}/comm")).unwrap_or_default();
+            Some(one) => {
+                let name = fs::read_to_string(format!("/proc/{one}/comm")).unwrap_or_default();
                 Seen::NotYet(format!(
-                    "{} left, among them {first} {}",
+                    "{} left, among them {one} {}",
                     left.len(),
                     name.trim()
                 ))
@@ -147,6 +162,11 @@ fn kill_all(state: &State) -> Result<usize> {
         })
     })?;
     Ok(most)
+}
+
+fn kill_one(pid: i32) {
+    // It may have ended meanwhile; whoever is left is tried again.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
 /// The node's mounts are private to it, so there should be none of them here. Should one exist all
@@ -165,7 +185,8 @@ fn unmount_all(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the empty cgroups the kubelet left, in the one hierarchy of v2 or in each of v1.
+/// Removes the empty cgroups containerd left, in the one hierarchy of v2 or in each of v1. Another
+/// containerd of the host may use the same name; what it runs is not empty and stays.
 fn remove_cgroups() {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root)
@@ -174,7 +195,7 @@ fn remove_cgroups() {
         .flatten()
         .map(|entry| entry.path());
     for hierarchy in hierarchies.chain([root.to_path_buf()]) {
-        let ours = hierarchy.join(NODE_NAME);
+        let ours = hierarchy.join(CGROUP);
         if ours.is_dir() {
             remove_cgroup(&ours);
         }
@@ -208,16 +229,11 @@ fn remove_dir(dir: &Path) -> Result<()> {
     )
 }
 
-/// Opens the log of `name` for appending.
-pub(super) fn open_log(path: &PathBuf) -> Result<Stdio> {
-    let file = File::options().create(true).append(true).open(path);
-    Ok(file
-        .with_context(|| format!("cannot open {}", path.display()))?
-        .into())
-}
-
 /// The record of the first process.
 const FIRST: &str = "first";
+
+/// Where containerd puts the containers of Kubernetes when the kubelet names no parent.
+const CGROUP: &str = "k8s.io";
 
 /// Runs as the first process of the new namespaces, with the folder of the tools, the node's
 /// `/var` and the program to become. The host's `/run` and `/var` are out of sight from here on,

@@ -127,11 +127,10 @@ clusterDomain: cluster.local
 clusterDNS: [{DNS_SERVICE_IP}]
 # The host's resolvers are out of reach inside the namespace.
 resolvConf: ""
-# One cgroup for all pods, wherever the kernel keeps cgroups: this also works on v1 and inside
-# containers, where the kubelet may not build its hierarchy of service classes.
+# Pods side by side in one cgroup: this also works with cgroups v1 and inside containers, where the
+# kubelet may not build its hierarchy of service classes.
 failCgroupV1: false
 cgroupDriver: cgroupfs
-cgroupRoot: /{NODE_NAME}
 cgroupsPerQOS: false
 enforceNodeAllocatable: []
 failSwapOn: false
