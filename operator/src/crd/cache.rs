@@ -1,0 +1,113 @@
+//! `spec.cache`: what each replica keeps, and where.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What each replica keeps, and where.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(cel)]
+pub struct Cache {
+    /// Size of each replica's volume, such as `10Gi`; at least 64Mi. The cache uses 90 % of it:
+    /// 10Gi hold about 1.1 million full tiles. It can grow if the storage class allows expansion;
+    /// it is never shrunk. Defaults to 10Gi.
+    #[serde(default = "defaults::size")]
+    #[schemars(
+        length(min = 1, max = 32),
+        regex(pattern = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$")
+    )]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("must be at least 64Mi"))]
+    pub size: String,
+
+    /// Verified bytes each replica keeps in memory, such as `128Mi`; 1Mi to 64Gi. Defaults to
+    /// 128Mi, about 16,000 full tiles.
+    #[serde(default = "defaults::memory")]
+    #[schemars(
+        length(min = 1, max = 32),
+        regex(pattern = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$")
+    )]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('64Gi')) <= 0")
+        .message("must be between 1Mi and 64Gi"))]
+    pub memory: String,
+
+    /// StorageClass of the volumes. Cannot be changed: a volume does not move between classes.
+    /// Empty: the cluster's default class.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf")
+        .message("cannot be changed, because volumes do not move between classes; create another TileProxy"))]
+    pub storage_class_name: String,
+
+    /// Access modes of the volumes. Cannot be changed. One replica uses each volume, so
+    /// ReadWriteOncePod is the strictest that works, where the storage supports it. Defaults to
+    /// ReadWriteOnce.
+    #[serde(default = "defaults::access_modes")]
+    #[schemars(length(min = 1, max = 3))]
+    #[x_kube(validation = Rule::new("self == oldSelf")
+        .message("cannot be changed, because the volumes exist; create another TileProxy"))]
+    pub access_modes: Vec<AccessMode>,
+
+    /// Age from which a served checkpoint carries a `Warning` header, in whole minutes, 1m to
+    /// 168h, such as `5m`. Defaults to 5m.
+    #[serde(default = "defaults::checkpoint_ttl", rename = "checkpointTTL")]
+    #[schemars(length(min = 2, max = 32), regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('168h') && duration(self).getSeconds() % 60 == 0")
+        .message("must be whole minutes between 1m and 168h, such as 5m"))]
+    pub checkpoint_ttl: String,
+}
+
+// A derived `Default` would put empty strings into the CRD, not the defaults of the fields.
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            size: defaults::size(),
+            memory: defaults::memory(),
+            storage_class_name: String::new(),
+            access_modes: defaults::access_modes(),
+            checkpoint_ttl: defaults::checkpoint_ttl(),
+        }
+    }
+}
+
+/// How a volume may be mounted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum AccessMode {
+    /// By the pods of one node.
+    ReadWriteOnce,
+    /// By one pod.
+    ReadWriteOncePod,
+    /// By the pods of many nodes. Still one replica uses it.
+    ReadWriteMany,
+}
+
+impl AccessMode {
+    /// The name Kubernetes knows it by.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadWriteMany => "ReadWriteMany",
+            Self::ReadWriteOnce => "ReadWriteOnce",
+            Self::ReadWriteOncePod => "ReadWriteOncePod",
+        }
+    }
+}
+
+mod defaults {
+    use super::AccessMode;
+
+    pub(super) fn size() -> String {
+        "10Gi".to_owned()
+    }
+
+    pub(super) fn memory() -> String {
+        "128Mi".to_owned()
+    }
+
+    pub(super) fn access_modes() -> Vec<AccessMode> {
+        vec![AccessMode::ReadWriteOnce]
+    }
+
+    pub(super) fn checkpoint_ttl() -> String {
+        "5m".to_owned()
+    }
+}

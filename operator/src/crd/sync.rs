@@ -1,0 +1,76 @@
+//! `spec.sync`: the scheduled prefetch.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+/// The scheduled prefetch of the newest entries into every replica: a CronJob that asks each
+/// replica over HTTP and mounts no volume.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(cel)]
+pub struct SyncSpec {
+    /// Whether there is a CronJob. Defaults to true.
+    #[serde(default = "defaults::enabled")]
+    pub enabled: bool,
+
+    /// When it runs: five cron fields, or one of `@hourly`, `@daily`, `@weekly`, `@monthly`,
+    /// `@yearly`. At most 128 characters. Defaults to every six hours.
+    #[serde(default = "defaults::schedule")]
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(
+        validation = Rule::new("!self.contains('TZ')").message("must not set a time zone: use sync.timeZone"),
+        validation = Rule::new("self.matches('^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^ @]+( +[^ ]+){4})$')")
+            .message("must be five cron fields such as '0 */6 * * *', or @hourly, @daily, @weekly, @monthly or @yearly")
+    )]
+    pub schedule: String,
+
+    /// The time zone of the schedule, as the IANA database names it. At most 64 characters.
+    /// Defaults to Etc/UTC.
+    #[serde(default = "defaults::time_zone")]
+    #[schemars(
+        length(min = 1, max = 64),
+        regex(pattern = r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$")
+    )]
+    #[x_kube(validation = Rule::new("self != 'Local'").message("must name a time zone such as Etc/UTC or Europe/Vienna"))]
+    pub time_zone: String,
+
+    /// How many of the newest entries are fetched, 1 to 1,000,000,000. Defaults to 10000.
+    #[serde(default = "defaults::depth")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub depth: i64,
+
+    /// Keeps the CronJob, but starts no Job. Defaults to false.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+// A derived `Default` would put empty strings into the CRD, not the defaults of the fields.
+impl Default for SyncSpec {
+    fn default() -> Self {
+        Self {
+            enabled: defaults::enabled(),
+            schedule: defaults::schedule(),
+            time_zone: defaults::time_zone(),
+            depth: defaults::depth(),
+            suspend: false,
+        }
+    }
+}
+
+mod defaults {
+    pub(super) fn enabled() -> bool {
+        true
+    }
+
+    pub(super) fn schedule() -> String {
+        "0 */6 * * *".to_owned()
+    }
+
+    pub(super) fn time_zone() -> String {
+        "Etc/UTC".to_owned()
+    }
+
+    pub(super) fn depth() -> i64 {
+        10_000
+    }
+}
