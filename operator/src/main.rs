@@ -1,2 +1,183 @@
-//! placeholder
-fn main() {}
+//! The operator's process: flags, the address for probes, the controller, the signal that ends it.
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tile_proxy::config::Interval;
+use tile_proxy_operator::{
+    admin::{self, Metrics},
+    controller::{self, Context, Defaults, Watched},
+    crd,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Turns TileProxy resources into running, self-filling replicas of tile-proxy.
+#[derive(Parser)]
+#[command(name = "tile-proxy-operator", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the CustomResourceDefinition as YAML
+    #[command(
+        after_help = "Example:\n  tile-proxy-operator crd | kubectl apply --server-side -f -"
+    )]
+    Crd,
+    /// Watch TileProxy resources and bring them about, until a signal ends it
+    #[command(after_help = "\
+Examples:
+  Against the cluster of the current kubeconfig, all namespaces:
+    tile-proxy-operator run --operand-image registry.example.com/tile-proxy:0.1.0
+  Two namespaces only:
+    tile-proxy-operator run --operand-image … --watch-namespaces logs,staging")]
+    Run(Run),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Image of the proxies whose TileProxy does not name one
+    #[arg(long, env = "TILE_PROXY_OPERATOR_OPERAND_IMAGE", value_name = "IMAGE")]
+    operand_image: String,
+
+    /// Namespaces to watch, separated by commas [default: all of them]
+    #[arg(
+        long,
+        env = "TILE_PROXY_OPERATOR_WATCH_NAMESPACES",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    watch_namespaces: Vec<String>,
+
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(
+        long,
+        env = "TILE_PROXY_OPERATOR_METRICS_ADDR",
+        value_name = "ADDRESS",
+        default_value = "[::]:8080"
+    )]
+    metrics_addr: SocketAddr,
+
+    /// How often a settled TileProxy is looked at, in case a watch missed something
+    #[arg(
+        long,
+        env = "TILE_PROXY_OPERATOR_RESYNC",
+        value_name = "DURATION",
+        default_value = "10m"
+    )]
+    resync: Interval,
+
+    /// How lines are printed
+    #[arg(
+        long,
+        env = "TILE_PROXY_OPERATOR_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+
+    /// What is printed: a level, or a filter such as `info,tile_proxy_operator=debug`
+    #[arg(
+        long,
+        env = "TILE_PROXY_OPERATOR_LOG_LEVEL",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    log_level: EnvFilter,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// One JSON object a line
+    Json,
+    /// Text for people
+    Text,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Crd => std::io::stdout()
+            .write_all(crd::crd_yaml().as_bytes())
+            .context("cannot print the CRD"),
+        Command::Run(flags) => run(flags).await,
+    }
+}
+
+async fn run(flags: Run) -> anyhow::Result<()> {
+    let Run {
+        operand_image,
+        watch_namespaces,
+        metrics_addr,
+        resync,
+        log_format,
+        log_level,
+    } = flags;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(log_level)
+        .with_writer(std::io::stderr);
+    match log_format {
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Text => lines.init(),
+    }
+    anyhow::ensure!(
+        !operand_image.is_empty(),
+        "--operand-image must name an image"
+    );
+    let watched = match watch_namespaces
+        .into_iter()
+        .filter(|n| !n.is_empty())
+        .collect::<Vec<_>>()
+    {
+        names if names.is_empty() => Watched::Cluster,
+        names => Watched::Namespaces(names),
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping");
+    };
+
+    let metrics = Metrics::new().context("cannot set up metrics")?;
+    let listener = admin::bind(metrics_addr)
+        .await
+        .with_context(|| format!("cannot listen on --metrics-addr {metrics_addr}"))?;
+    let client = kube::Client::try_default()
+        .await
+        .context("found no Kubernetes API server, neither in-cluster nor by kubeconfig")?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        image = operand_image,
+        ?watched,
+        "starting"
+    );
+
+    let ready = Arc::new(AtomicBool::new(false));
+    tokio::spawn(admin::serve(listener, metrics.clone(), ready.clone()));
+    let context = Context::new(client, Defaults { operand_image }, metrics, resync.0);
+    controller::run(Arc::new(context), watched, stop, || {
+        ready.store(true, Ordering::Release);
+        info!("watching");
+    })
+    .await;
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! The configuration of the proxy: the one place where the resource becomes keys of the proxy.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use tile_proxy::config::{self, Config, Interval, Size, Source};
+
+use super::child_meta;
+use crate::{
+    controller::validate::{ValidCache, ValidKey, ValidProxy, ValidUpstream},
+    crd::Mode,
+};
+
+/// Where the volume of a replica is mounted.
+pub(super) const CACHE_PATH: &str = "/var/cache/tile-proxy";
+
+/// Where the ConfigMap is mounted: as a directory, because a single file would never update.
+pub(super) const CONFIG_PATH: &str = "/etc/tile-proxy/config";
+
+/// Where the Secret with the admin token is mounted.
+pub(super) const ADMIN_PATH: &str = "/etc/tile-proxy/admin";
+
+/// Where public keys from Secrets and ConfigMaps are mounted, each below its position in the list.
+pub(super) const KEYS_PATH: &str = "/etc/tile-proxy/keys";
+
+/// The file in [`CONFIG_PATH`].
+pub(super) const CONFIG_FILE: &str = "config.yaml";
+
+/// The file in [`ADMIN_PATH`], which is the key of the Secret.
+pub const TOKEN_FILE: &str = "token";
+
+/// The ConfigMap `{name}-config` with `configuration`.
+pub(super) fn config_map(proxy: &ValidProxy, configuration: &str) -> ConfigMap {
+    ConfigMap {
+        metadata: child_meta(proxy, proxy.names.config_map()),
+        data: Some(BTreeMap::from([(
+            CONFIG_FILE.to_owned(),
+            configuration.to_owned(),
+        )])),
+        ..ConfigMap::default()
+    }
+}
+
+/// The configuration file: only what differs from the proxy's defaults, so that an older image does
+/// not meet keys it does not know.
+pub(super) fn rendered(proxy: &ValidProxy) -> String {
+    config(proxy).to_yaml()
+}
+
+/// What the proxy is told. Listen addresses, paths and the token's place are not for a resource to
+/// choose and are set here and nowhere else.
+pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
+    // Destructured without `..`: a new field does not compile until someone decided whether the
+    // proxy is told about it.
+    let ValidProxy {
+        names: _,
+        owner: _,
+        replicas: _,
+        paused: _,
+        image: _,
+        upstream:
+            ValidUpstream {
+                url,
+                tile_base_url,
+                timeout,
+            },
+        origin,
+        keys,
+        mode,
+        refresh_interval,
+        cache:
+            ValidCache {
+                size,
+                size_text: _,
+                memory_mb,
+                storage_class: _,
+                access_modes: _,
+                checkpoint_ttl_minutes,
+            },
+        sync: _, // the CronJob's, not the proxy's
+        service: _,
+        pods: _,
+    } = proxy;
+
+    let mut config = Config::default();
+    config.admin_listen = Some(config::Listen(([0_u16; 8], 8081).into()));
+    config.upstreams = vec![config::Upstream {
+        url: Some(url.clone()),
+        tile_base_url: tile_base_url.clone(),
+        timeout: (*timeout != DEFAULT_TIMEOUT).then_some(*timeout),
+        ..config::Upstream::default()
+    }];
+    config.origin.clone_from(origin);
+    config.public_keys = keys
+        .iter()
+        .enumerate()
+        .map(|(at, key)| key_source(at, key))
+        .collect();
+    config.mode = match mode {
+        Mode::Offline => config::Mode::Offline,
+        Mode::Online => config::Mode::Online,
+    };
+    config.cache.base_path = CACHE_PATH.into();
+    config.cache.max_size = Some(budget(*size));
+    config.cache.memory_mb = *memory_mb;
+    config.cache.checkpoint_ttl_minutes = *checkpoint_ttl_minutes;
+    config.checkpoint.refresh_interval = *refresh_interval;
+    config.sync.enabled = false;
+    config.admin.token = Some(Source::File(format!("{ADMIN_PATH}/{TOKEN_FILE}").into()));
+    config
+}
+
+/// The proxy's own default, which needs no mention.
+const DEFAULT_TIMEOUT: Interval = Interval::seconds(30);
+
+/// 90 % of a volume of `size`, in whole mebibytes: the rest is for the file system, for what is not
+/// flushed yet, and for the checkpoint that must still fit when the cache is full.
+fn budget(size: Size) -> Size {
+    const MIB: u64 = 1 << 20;
+    Size(size.0 / 10 * 9 / MIB * MIB)
+}
+
+fn key_source(at: usize, key: &ValidKey) -> Source {
+    match key {
+        ValidKey::Inline(key) => Source::Inline(key.clone()),
+        ValidKey::ConfigMap(_) | ValidKey::Secret(_) => {
+            Source::File(format!("{KEYS_PATH}/{at}/{KEY_FILE}").into())
+        }
+    }
+}
+
+/// The file of one mounted key, whatever its entry is called.
+pub(super) const KEY_FILE: &str = "key";

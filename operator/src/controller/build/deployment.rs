@@ -1,0 +1,255 @@
+//! One replica: a Deployment of its own, with a volume of its own.
+//!
+//! A StatefulSet would order replicas too, but its volume templates cannot change, and a rollout
+//! that got stuck needs hands to revert. `Recreate` gives up the old pod first, because both cannot
+//! hold the volume.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
+        core::v1::{
+            Affinity, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath,
+            Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
+            PodAntiAffinity, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+            SecretVolumeSource, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+
+use super::{
+    ADMIN_PORT, CLIENT_PORT, child_meta,
+    config_map::{CACHE_PATH, CONFIG_FILE, CONFIG_PATH, KEY_FILE, KEYS_PATH},
+    digest, pod,
+};
+use crate::controller::{
+    names::{CONFIG_ANNOTATION, Component, ORDINAL_LABEL, TEMPLATE_ANNOTATION},
+    validate::{ValidKey, ValidProxy},
+};
+
+/// How long a stopped pod still serves, in seconds: endpoints are removed some seconds after the
+/// stop, and clients keep coming until then.
+const PRE_STOP_SECONDS: i64 = 5;
+
+/// How long a pod may take to stop, in seconds: the pause above, 20 s for requests under way, and
+/// 10 s to flush.
+const GRACE_SECONDS: i64 = PRE_STOP_SECONDS + 20 + 10;
+
+/// How long a replica may take to become ready before its rollout counts as stalled, in seconds:
+/// 120 s in which the previous pod may hold the cache, 180 s of start-up probes, 120 s to pull.
+const PROGRESS_DEADLINE_SECONDS: i32 = 120 + 180 + 120;
+
+/// The Deployment of replica `ordinal`.
+pub(super) fn replica(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> Deployment {
+    let mut annotations = proxy.pods.annotations.clone();
+    annotations.insert(CONFIG_ANNOTATION.to_owned(), digest(&configuration));
+    let template = PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            annotations: Some(annotations),
+            labels: Some(pod::labels(proxy, proxy.names.ordinal(ordinal))),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod_spec(proxy, ordinal)),
+    };
+    let mut metadata = child_meta(proxy, proxy.names.replica(ordinal));
+    let labels = metadata.labels.get_or_insert_default();
+    labels.insert(ORDINAL_LABEL.to_owned(), ordinal.to_string());
+    metadata.annotations = Some(BTreeMap::from([(
+        TEMPLATE_ANNOTATION.to_owned(),
+        digest(&template),
+    )]));
+    Deployment {
+        metadata,
+        spec: DeploymentSpec {
+            progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
+            replicas: Some(1),
+            revision_history_limit: Some(2),
+            selector: LabelSelector {
+                match_labels: Some(proxy.names.ordinal(ordinal)),
+                match_expressions: None,
+            },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("Recreate".to_owned()),
+                rolling_update: None,
+            }),
+            template,
+            ..DeploymentSpec::default()
+        },
+        status: None,
+    }
+}
+
+fn pod_spec(proxy: &ValidProxy, ordinal: u16) -> PodSpec {
+    let (admin, admin_mount) = pod::admin_token(proxy);
+    let mut volumes = vec![
+        Volume {
+            name: "cache".to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: proxy.names.replica(ordinal),
+                read_only: None,
+            }),
+            ..Volume::default()
+        },
+        Volume {
+            name: "config".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: proxy.names.config_map(),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        admin,
+    ];
+    let mut mounts = vec![
+        pod::mount("cache", CACHE_PATH, false),
+        pod::mount("config", CONFIG_PATH, true),
+        admin_mount,
+    ];
+    for (at, key) in proxy.keys.iter().enumerate() {
+        if let Some((volume, mount)) = key_volume(at, key) {
+            volumes.push(volume);
+            mounts.push(mount);
+        }
+    }
+    PodSpec {
+        affinity: Some(proxy.pods.affinity.clone().unwrap_or_else(|| apart(proxy))),
+        containers: vec![Container {
+            name: "tile-proxy".to_owned(),
+            image: Some(proxy.image.reference.clone()),
+            image_pull_policy: Some(proxy.image.pull_policy.to_owned()),
+            command: Some(vec!["/usr/local/bin/tile-proxy".to_owned()]),
+            args: Some(vec![
+                "serve".to_owned(),
+                "--config".to_owned(),
+                format!("{CONFIG_PATH}/{CONFIG_FILE}"),
+            ]),
+            lifecycle: Some(Lifecycle {
+                pre_stop: Some(LifecycleHandler {
+                    sleep: Some(SleepAction {
+                        seconds: PRE_STOP_SECONDS,
+                    }),
+                    ..LifecycleHandler::default()
+                }),
+                ..Lifecycle::default()
+            }),
+            // 3 s × 60: a start opens the cache, and may wait 120 s for the previous pod to let go.
+            startup_probe: Some(probe("/_admin/ready", 3, 60)),
+            readiness_probe: Some(probe("/_admin/ready", 5, 2)),
+            liveness_probe: Some(probe("/_admin/health", 10, 3)),
+            ports: Some(vec![port("http", CLIENT_PORT), port("admin", ADMIN_PORT)]),
+            resources: Some(
+                proxy
+                    .pods
+                    .resources
+                    .clone()
+                    .unwrap_or_else(|| default_resources(proxy)),
+            ),
+            security_context: Some(pod::container_security()),
+            volume_mounts: Some(mounts),
+            ..Container::default()
+        }],
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        volumes: Some(volumes),
+        ..pod::restricted(proxy)
+    }
+}
+
+/// A key by reference is mounted as a directory, so that the file follows the object.
+fn key_volume(at: usize, key: &ValidKey) -> Option<(Volume, VolumeMount)> {
+    let name = format!("key-{at}");
+    let items = |key: &str| {
+        Some(vec![KeyToPath {
+            key: key.to_owned(),
+            path: KEY_FILE.to_owned(),
+            ..KeyToPath::default()
+        }])
+    };
+    let mut volume = Volume {
+        name: name.clone(),
+        ..Volume::default()
+    };
+    match key {
+        ValidKey::Inline(_) => return None,
+        ValidKey::ConfigMap(reference) => {
+            volume.config_map = Some(ConfigMapVolumeSource {
+                name: reference.name.clone(),
+                items: items(&reference.key),
+                ..ConfigMapVolumeSource::default()
+            });
+        }
+        ValidKey::Secret(reference) => {
+            volume.secret = Some(SecretVolumeSource {
+                secret_name: Some(reference.name.clone()),
+                items: items(&reference.key),
+                ..SecretVolumeSource::default()
+            });
+        }
+    }
+    let mount = pod::mount(&name, &format!("{KEYS_PATH}/{at}"), true);
+    Some((volume, mount))
+}
+
+/// Replicas would rather not share a node: one lost node then costs one replica.
+fn apart(proxy: &ValidProxy) -> Affinity {
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![
+                WeightedPodAffinityTerm {
+                    weight: 100,
+                    pod_affinity_term: PodAffinityTerm {
+                        label_selector: Some(LabelSelector {
+                            match_labels: Some(proxy.names.component(Component::Replica)),
+                            match_expressions: None,
+                        }),
+                        topology_key: "kubernetes.io/hostname".to_owned(),
+                        ..PodAffinityTerm::default()
+                    },
+                },
+            ]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+/// What a replica asks for when the spec does not say: the memory it may fill, and 128 MiB for
+/// connections, proofs and what is not flushed yet.
+fn default_resources(proxy: &ValidProxy) -> ResourceRequirements {
+    let memory = format!("{}Mi", proxy.cache.memory_mb + 128);
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity("100m".to_owned())),
+            ("memory".to_owned(), Quantity(memory)),
+        ])),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("admin".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        failure_threshold: Some(failure_threshold),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(3),
+        ..Probe::default()
+    }
+}

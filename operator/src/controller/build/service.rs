@@ -1,0 +1,62 @@
+//! Services: one for clients, and one per replica with a name that stays.
+
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort, ServiceSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use super::{ADMIN_PORT, CLIENT_PORT, child_meta, non_empty};
+use crate::controller::{
+    names::{Component, ORDINAL_LABEL},
+    validate::ValidProxy,
+};
+
+/// The Service clients connect to: every ready replica, and never the admin port.
+pub(super) fn clients(proxy: &ValidProxy) -> Service {
+    let mut metadata = child_meta(proxy, proxy.names.client_service());
+    metadata.annotations = non_empty(proxy.service.annotations.clone());
+    let mut labels = proxy.service.labels.clone();
+    labels.extend(proxy.names.selector());
+    metadata.labels = Some(labels);
+    Service {
+        metadata,
+        spec: Some(ServiceSpec {
+            type_: Some(proxy.service.type_.as_str().to_owned()),
+            ports: Some(vec![port("http", CLIENT_PORT)]),
+            selector: Some(proxy.names.component(Component::Replica)),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The Service that gives replica `ordinal` a stable name.
+///
+/// Addresses are published before the pod is ready: a replica still warming its cache must be
+/// reachable for a sync, which is what warms it.
+pub(super) fn replica(proxy: &ValidProxy, ordinal: u16) -> Service {
+    let mut metadata = child_meta(proxy, proxy.names.replica(ordinal));
+    let labels = metadata.labels.get_or_insert_default();
+    labels.insert(ORDINAL_LABEL.to_owned(), ordinal.to_string());
+    Service {
+        metadata,
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            ports: Some(vec![port("http", CLIENT_PORT), port("admin", ADMIN_PORT)]),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(proxy.names.ordinal(ordinal)),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn port(name: &str, number: i32) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: number,
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..ServicePort::default()
+    }
+}

@@ -1,0 +1,204 @@
+//! Which replicas may change now. Pure: decided anew every time from what is observed, so that a
+//! restart of the operator forgets nothing.
+//!
+//! 1. A missing replica is created.
+//! 2. A replica that does not serve changes if another one runs the new template and serves, or if
+//!    nobody has tried it yet; then only the first one does.
+//! 3. A replica that serves changes only while every other one exists and serves.
+//!
+//! So a template that never becomes ready stops at the first replica, and taking it back reaches
+//! that replica at once, because the others still run what is asked for.
+
+use std::{collections::BTreeSet, marker::PhantomData};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt as _;
+
+use super::{
+    build::{Allowed, Prepared, Resources},
+    names::TEMPLATE_ANNOTATION,
+    observe::{Existing, find},
+};
+
+/// What may be applied now, and who has to wait.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// What may be applied.
+    pub resources: Resources<Allowed>,
+    /// Names of Deployments that must stay as they are for now.
+    pub held: BTreeSet<String>,
+}
+
+/// Where one replica stands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    Missing,
+    Outdated { ready: bool },
+    Updated { ready: bool },
+}
+
+impl Standing {
+    fn of(desired: &Deployment, existing: Option<&Deployment>) -> Self {
+        match existing {
+            None => Self::Missing,
+            Some(existing) if template(existing) == template(desired) => Self::Updated {
+                ready: is_ready(existing),
+            },
+            Some(existing) => Self::Outdated {
+                ready: is_ready(existing),
+            },
+        }
+    }
+
+    fn serves(self) -> bool {
+        matches!(
+            self,
+            Self::Outdated { ready: true } | Self::Updated { ready: true }
+        )
+    }
+}
+
+/// Holds back the replicas of `desired` that may not change yet.
+pub fn next_step(desired: Resources<Prepared>, existing: &Resources<Existing>) -> Step {
+    let Resources {
+        claims,
+        config_maps,
+        cron_jobs,
+        deployments,
+        disruption_budgets,
+        service_accounts,
+        services,
+        state: PhantomData,
+    } = desired;
+
+    let standings: Vec<Standing> = deployments
+        .iter()
+        .map(|desired| Standing::of(desired, find(&existing.deployments, &desired.name_any())))
+        .collect();
+    let may_change = may_change(&standings);
+    let mut held = BTreeSet::new();
+    let mut allowed = Vec::new();
+    for (deployment, may_change) in deployments.into_iter().zip(may_change) {
+        if may_change {
+            allowed.push(deployment);
+        } else {
+            held.insert(deployment.name_any());
+        }
+    }
+    Step {
+        resources: Resources {
+            claims,
+            config_maps,
+            cron_jobs,
+            deployments: allowed,
+            disruption_budgets,
+            service_accounts,
+            services,
+            state: PhantomData,
+        },
+        held,
+    }
+}
+
+/// For each replica, whether it may be applied now: the three rules of the module's header. One that
+/// is up to date always may, which repairs what others changed on it.
+fn may_change(standings: &[Standing]) -> Vec<bool> {
+    let proven = standings.contains(&Standing::Updated { ready: true });
+    let tried = standings.contains(&Standing::Updated { ready: false })
+        || standings.contains(&Standing::Missing);
+    // Spent by the first replica that takes it.
+    let mut untried = !tried;
+    let mut turn = standings.iter().all(|standing| standing.serves());
+    standings
+        .iter()
+        .map(|standing| match standing {
+            Standing::Missing | Standing::Updated { .. } => true,
+            Standing::Outdated { ready: false } => proven || std::mem::take(&mut untried),
+            Standing::Outdated { ready: true } => std::mem::take(&mut turn),
+        })
+        .collect()
+}
+
+fn template(deployment: &Deployment) -> Option<&str> {
+    deployment
+        .annotations()
+        .get(TEMPLATE_ANNOTATION)
+        .map(String::as_str)
+}
+
+/// Whether the Deployment's pod serves, and is of its newest template.
+pub fn is_ready(deployment: &Deployment) -> bool {
+    let Some(status) = &deployment.status else {
+        return false;
+    };
+    status.observed_generation >= deployment.metadata.generation
+        && status.updated_replicas.unwrap_or(0) >= 1
+        && status.ready_replicas.unwrap_or(0) >= 1
+}
+
+/// Why Kubernetes gave up waiting for the Deployment's pod, if it did.
+pub fn stalled(deployment: &Deployment) -> Option<&str> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let progressing = conditions
+        .iter()
+        .find(|condition| condition.reason.as_deref() == Some("ProgressDeadlineExceeded"))?;
+    Some(
+        progressing
+            .message
+            .as_deref()
+            .unwrap_or("it exceeded its progress deadline"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MISSING: Standing = Standing::Missing;
+    const OLD: Standing = Standing::Outdated { ready: true };
+    const OLD_DOWN: Standing = Standing::Outdated { ready: false };
+    const NEW: Standing = Standing::Updated { ready: true };
+    const NEW_DOWN: Standing = Standing::Updated { ready: false };
+
+    #[test]
+    fn one_serving_replica_changes_at_a_time() {
+        for (standings, want) in [
+            (vec![MISSING, MISSING, MISSING], vec![true, true, true]), // all at once: nobody serves
+            (vec![OLD, OLD, OLD], vec![true, false, false]),
+            (vec![NEW_DOWN, OLD, OLD], vec![true, false, false]), // wait for the first
+            (vec![NEW, OLD, OLD], vec![true, true, false]),
+            (vec![NEW, NEW, OLD], vec![true, true, true]),
+            (vec![NEW, NEW, NEW], vec![true, true, true]),
+            (vec![OLD, MISSING], vec![false, true]), // scaled and changed: first the new one
+            (vec![OLD, OLD_DOWN, OLD], vec![false, true, false]), // the one that is down anyway
+        ] {
+            assert_eq!(may_change(&standings), want, "{standings:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_template_stops_at_the_first_replica() {
+        // Even if another one goes down meanwhile, for instance because its node is drained.
+        assert_eq!(may_change(&[NEW_DOWN, OLD_DOWN, OLD]), [true, false, false]);
+    }
+
+    #[test]
+    fn taking_a_bad_template_back_reaches_the_broken_replica_at_once() {
+        assert_eq!(may_change(&[OLD_DOWN, NEW, NEW]), [true, true, true]);
+        // Also while another one is down for a reason of its own.
+        assert_eq!(may_change(&[OLD_DOWN, NEW_DOWN, NEW]), [true, true, true]);
+    }
+
+    #[test]
+    fn a_first_template_that_was_bad_everywhere_is_replaced_carefully() {
+        assert_eq!(
+            may_change(&[OLD_DOWN, OLD_DOWN, OLD_DOWN]),
+            [true, false, false]
+        );
+        assert_eq!(
+            may_change(&[NEW_DOWN, OLD_DOWN, OLD_DOWN]),
+            [true, false, false]
+        );
+        assert_eq!(may_change(&[NEW, OLD_DOWN, OLD_DOWN]), [true, true, true]);
+    }
+}

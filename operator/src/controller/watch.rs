@@ -1,0 +1,127 @@
+//! The watches that cause reconciles, and how they start and stop.
+
+use std::{future::Future, sync::Arc};
+
+use futures::{FutureExt as _, StreamExt as _, future};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    batch::v1::CronJob,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    core::{DeserializeGuard, NamespaceResourceScope},
+    runtime::{
+        Controller, PredicateConfig, WatchStreamExt as _,
+        controller::{self, Config},
+        predicates,
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use tracing::{debug, warn};
+
+use super::{Context, error_policy, names::MANAGER, reconcile};
+use crate::crd::TileProxy;
+
+/// Reconciles under way at once: enough that one slow API call holds nobody up, few enough to be
+/// gentle to the API server.
+const CONCURRENCY: u16 = 8;
+
+/// Which namespaces are watched.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Watched {
+    /// All of them.
+    Cluster,
+    /// These.
+    Namespaces(Vec<String>),
+}
+
+/// Watches and reconciles until `stop`; then ends once the reconciles under way have ended. Calls
+/// `ready` when every watch has its first list.
+pub async fn run(
+    ctx: Arc<Context>,
+    watched: Watched,
+    stop: impl Future<Output = ()> + Send + 'static,
+    ready: impl FnOnce() + Send,
+) {
+    let stop = stop.boxed().shared();
+    let namespaces: Vec<Option<String>> = match watched {
+        Watched::Cluster => vec![None],
+        Watched::Namespaces(names) => names.into_iter().map(Some).collect(),
+    };
+    let (stores, runs): (Vec<_>, Vec<_>) = namespaces
+        .into_iter()
+        .map(|namespace| start(&ctx, namespace.as_deref(), stop.clone()))
+        .unzip();
+    let announce = async {
+        let lists = stores.iter().map(reflector::Store::wait_until_ready);
+        if future::try_join_all(lists).await.is_ok() {
+            ready();
+        }
+    };
+    future::join(
+        future::join_all(runs),
+        future::select(Box::pin(announce), stop),
+    )
+    .await;
+}
+
+type Root = DeserializeGuard<TileProxy>;
+type Stop = future::Shared<future::BoxFuture<'static, ()>>;
+
+/// One controller: everything, or one namespace.
+fn start(
+    ctx: &Arc<Context>,
+    namespace: Option<&str>,
+    stop: Stop,
+) -> (reflector::Store<Root>, impl Future<Output = ()> + use<>) {
+    let client = &ctx.client;
+    let children =
+        || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
+    let (store, writer) = reflector::store();
+    let proxies = watcher(api::<Root>(client, namespace), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        // Our own status updates are no reason to look again.
+        .predicate_filter(predicates::generation, PredicateConfig::default());
+    let run = Controller::for_stream(proxies, store.clone())
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .owns(api::<ConfigMap>(client, namespace), children())
+        .owns(api::<CronJob>(client, namespace), children())
+        .owns(api::<Deployment>(client, namespace), children())
+        .owns(api::<PodDisruptionBudget>(client, namespace), children())
+        .owns(api::<Service>(client, namespace), children())
+        .owns(api::<ServiceAccount>(client, namespace), children())
+        .watches(api::<PersistentVolumeClaim>(client, namespace), children(), by_label)
+        .graceful_shutdown_on(stop)
+        .run(reconcile, error_policy, ctx.clone())
+        .for_each(async |result| match result {
+            Ok((proxy, _)) => debug!(%proxy, "reconciled"),
+            // Triggered by a child of a TileProxy that is gone: nothing to do.
+            Err(controller::Error::ObjectNotFound(proxy)) => debug!(%proxy, "gone"),
+            Err(controller::Error::QueueError(error)) => {
+                warn!(%error, "watch interrupted; is the CRD installed, and may the operator watch?");
+            }
+            Err(_) => {} // logged with its pause by the error policy
+        });
+    (store, run)
+}
+
+/// Claims have no owner reference; their labels say whose they are.
+fn by_label(claim: PersistentVolumeClaim) -> Option<ObjectRef<Root>> {
+    let instance = claim.labels().get("app.kubernetes.io/instance")?;
+    Some(ObjectRef::new(instance).within(&claim.namespace()?))
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
