@@ -9,17 +9,20 @@
 //! - [`real_log`] runs a log nobody here wrote, and the tool that proves every byte of it.
 //! - [`chain`] is the story: cluster, image, log, chart, TileProxy, tiles, accidents.
 //!
-//! The rest is small: [`progress`], [`run`], [`wait`], [`interrupt`], [`lock`], [`paths`],
+//! The rest is small: [`http`], [`progress`], [`run`], [`wait`], [`interrupt`], [`lock`], [`paths`],
 //! [`prerequisites`], [`elf`].
 
+pub mod chain;
 pub mod cluster;
 pub mod elf;
+pub mod http;
 pub mod image;
 pub mod interrupt;
 pub mod lock;
 pub mod paths;
 pub mod prerequisites;
 pub mod progress;
+pub mod real_log;
 pub mod run;
 pub mod toolchain;
 pub mod wait;

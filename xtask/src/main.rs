@@ -4,6 +4,10 @@
 //! tests use it too.
 
 mod cluster;
+mod crds;
+mod demo;
+mod image;
+mod test;
 
 use std::process::ExitCode;
 
@@ -27,12 +31,20 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     Cluster(cluster::Args),
+    Crds(crds::Args),
+    Demo(demo::Args),
+    Image(image::Args),
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = on_interrupt().and_then(|()| match cli.command {
         Task::Cluster(args) => cluster::run(args),
+        Task::Crds(args) => crds::run(args),
+        Task::Demo(args) => demo::run(args),
+        Task::Image(args) => image::run(args),
+        Task::Test(args) => test::run(args),
     });
     match outcome {
         Ok(code) => code,

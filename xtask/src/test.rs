@@ -1,0 +1,236 @@
+//! `cargo xtask test`: everything a change has to pass, in the order of what fails fastest.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result};
+use tile_proxy_tests::cluster::Cluster;
+use tile_proxy_tests::interrupt;
+use tile_proxy_tests::paths;
+use tile_proxy_tests::progress::{Progress, Step, Time};
+use tile_proxy_tests::run::Run;
+use tile_proxy_tests::toolchain::{HELM, Toolchain};
+
+use crate::crds;
+
+/// Check everything a change has to pass: format, lints, documentation, dependencies, tests, and the
+/// whole chain on a real cluster.
+///
+/// Every step's output is kept in target/xtask-test. The cluster is removed at the end, whatever
+/// the outcome.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask test                 what continuous integration runs
+  cargo xtask test --no-cluster    without the end-to-end test; needs no root
+  cargo xtask test --keep-going    all steps, even after one has failed")]
+pub(crate) struct Args {
+    /// Run long sweeps whole instead of a sample; for a night
+    #[arg(long)]
+    full: bool,
+    /// Leave out the end-to-end test, which needs root
+    #[arg(long)]
+    no_cluster: bool,
+    /// Go on after a step has failed
+    #[arg(long)]
+    keep_going: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    let progress = Progress::new();
+    let mut steps: Vec<(&str, Check<'_>)> = vec![
+        (
+            "format",
+            Box::new(|step| cargo(step, &["fmt", "--all", "--check"])),
+        ),
+        ("lints", Box::new(|step| cargo(step, CLIPPY))),
+        ("documentation", Box::new(documentation)),
+        ("dependencies", Box::new(dependencies)),
+        ("unit tests", Box::new(|step| unit_tests(step, args.full))),
+        (
+            "generated files",
+            Box::new(|_| crds::check(&crds::generate()?).map(|()| String::new())),
+        ),
+        ("chart", Box::new(chart)),
+    ];
+    if !args.no_cluster {
+        steps.push(("end to end", Box::new(|step| end_to_end(step, args.full))));
+    }
+
+    let mut outcomes: Vec<(&str, Duration, Option<Error>)> = Vec::new();
+    for (name, check) in &steps {
+        let started = Instant::now();
+        let step = progress.step(*name);
+        let error = match check(&step) {
+            Ok(outcome) => {
+                step.done(outcome);
+                None
+            }
+            Err(error) => {
+                drop(step);
+                progress.say(format_args!("\n{error:#}\n"));
+                Some(error)
+            }
+        };
+        let failed = error.is_some();
+        outcomes.push((name, started.elapsed(), error));
+        if interrupt::raised() || failed && !args.keep_going {
+            break;
+        }
+    }
+
+    println!();
+    for (name, time, error) in &outcomes {
+        let verdict = if error.is_none() { "ok" } else { "FAILED" };
+        println!("{name:<18} {:>10}  {verdict}", Time(*time).to_string());
+    }
+    for (name, _) in &steps[outcomes.len()..] {
+        println!("{name:<18} {:>10}  not run", "");
+    }
+    if args.no_cluster {
+        println!("{:<18} {:>10}  left out by --no-cluster", "end to end", "");
+    }
+    let passed = outcomes.len() == steps.len() && outcomes.iter().all(|(_, _, e)| e.is_none());
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// One step: shows what it does, returns a word about the outcome.
+type Check<'a> = Box<dyn Fn(&Step<'_>) -> Result<String> + 'a>;
+
+const CLIPPY: &[&str] = &[
+    "clippy",
+    "--locked",
+    "--workspace",
+    "--all-targets",
+    "--features=tile-proxy-tests/cluster",
+    "--",
+    "--deny=warnings",
+];
+
+fn documentation(step: &Step<'_>) -> Result<String> {
+    let args = [
+        "doc",
+        "--locked",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ];
+    let run = command(step, &args).env("RUSTDOCFLAGS", "--deny=warnings");
+    run.stdout().map(|_| String::new())
+}
+
+/// Licences, bans and sources of all dependencies. Advisories change without a commit of ours, so
+/// they are checked where a schedule can run.
+fn dependencies(step: &Step<'_>) -> Result<String> {
+    let root = paths::cache()?.join(format!("tools/cargo-deny-{CARGO_DENY}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.is_file() {
+        command(step, &["install", "--locked", "--quiet", "cargo-deny"])
+            .args(["--version", CARGO_DENY, "--root"])
+            .arg(&root)
+            // Neither our lints nor our target folder are its business.
+            .current_dir("/")
+            .stdout()
+            .context("cannot install cargo-deny")?;
+    }
+    Run::new(program)
+        .current_dir(paths::checkout())
+        .args(["--offline", "check", "licenses", "bans", "sources"])
+        .live(step)
+        .log(log("dependencies"))
+        .deadline(STEP)
+        .stdout()
+        .map(|_| String::new())
+}
+
+fn unit_tests(step: &Step<'_>, full: bool) -> Result<String> {
+    let mut run = command(step, &["test", "--locked", "--workspace"]);
+    if full {
+        run = run.env(FULL, "1");
+    }
+    Ok(summary(&run.stdout()?))
+}
+
+/// The chart renders, and passes Helm's own checks.
+fn chart(step: &Step<'_>) -> Result<String> {
+    let toolchain = Toolchain::open()?;
+    toolchain.build(&[HELM], &Progress::quiet())?;
+    let chart = paths::checkout().join("charts/tile-proxy");
+    for args in [["lint", "--strict"].as_slice(), &["template", "tile-proxy"]] {
+        Run::new(toolchain.path(HELM))
+            .args(args)
+            .arg(&chart)
+            .live(step)
+            .log(log(&format!("helm-{}", args[0])))
+            .stdout()?;
+    }
+    Ok(String::new())
+}
+
+/// The whole chain on a real cluster, which is removed whether it held or not.
+fn end_to_end(step: &Step<'_>, full: bool) -> Result<String> {
+    let args = [
+        "test",
+        "--locked",
+        "--package=tile-proxy-tests",
+        "--features=cluster",
+    ];
+    let mut run = command(step, &args).args(["--test=e2e", "--", "--nocapture"]);
+    if full {
+        run = run.env(FULL, "1");
+    }
+    let outcome = run.stdout();
+    // Removing the cluster after Ctrl-C must not be interrupted by the same Ctrl-C.
+    let interrupted = interrupt::clear();
+    let down = Cluster::builtin().and_then(|cluster| cluster.down(&Progress::quiet()));
+    if interrupted {
+        interrupt::raise();
+    }
+    let output = outcome?;
+    down.context("cannot remove the cluster")?;
+    Ok(summary(&output))
+}
+
+fn cargo(step: &Step<'_>, args: &[&str]) -> Result<String> {
+    command(step, args).stdout().map(|_| String::new())
+}
+
+/// A cargo command in the checkout, with its output in the step's log.
+fn command<'a>(step: &'a Step<'a>, args: &[&str]) -> Run<'a> {
+    Run::new(env!("CARGO"))
+        .current_dir(paths::checkout())
+        .args(args)
+        .named(format!("cargo {}", args.join(" ")))
+        .log(log(&format!("cargo-{}", args[0])))
+        .deadline(STEP)
+        .live(step)
+}
+
+fn log(name: &str) -> PathBuf {
+    paths::target()
+        .join("xtask-test")
+        .join(format!("{name}.log"))
+}
+
+/// How many tests passed, of all the lines cargo ends its test programs with.
+fn summary(output: &str) -> String {
+    let passed = |line: &str| -> Option<u64> {
+        let (_, rest) = line.split_once("test result: ok. ")?;
+        rest.split(' ').next()?.parse().ok()
+    };
+    format!("{} passed", output.lines().filter_map(passed).sum::<u64>())
+}
+
+/// The newest release that builds with our toolchain.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Tells tests to run their sweeps whole.
+const FULL: &str = "TILE_PROXY_TEST_FULL";
+
+/// Every step builds something the first time.
+const STEP: Duration = Duration::from_secs(60 * 60);
