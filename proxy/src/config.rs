@@ -13,7 +13,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use url::Url;
 
 pub use self::{
-    check::{Problem, Settings},
+    check::{LogSettings, Problem, Settings, UpstreamSettings},
     load::{ConfigError, ENVIRONMENT_PREFIX},
     units::{Interval, Listen, Size, Source},
 };

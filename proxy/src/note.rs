@@ -21,7 +21,7 @@ const SIGNATURE_PREFIX: &str = "\u{2014} ";
 const KEY_ID_BYTES: usize = 4;
 
 /// Why a note was not opened. Nothing in it may be believed.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoteError {
     /// Not a note at all.
@@ -61,18 +61,7 @@ impl NoteError {
 /// # Errors
 /// See [`NoteError`].
 pub fn open<'a>(note: &'a [u8], keys: &[VerifierKey]) -> Result<&'a str, NoteError> {
-    let note = std::str::from_utf8(note).map_err(|_| NoteError::Malformed("not UTF-8"))?;
-    if note.chars().any(|c| c < ' ' && c != '\n') {
-        return Err(NoteError::Malformed("holds control characters"));
-    }
-    // The text may hold blank lines itself; the signatures follow the last one.
-    let split = note
-        .rfind("\n\n")
-        .ok_or(NoteError::Malformed("no blank line before signatures"))?;
-    let (text, signatures) = (&note[..=split], &note[split + 2..]);
-    if !signatures.ends_with('\n') {
-        return Err(NoteError::Malformed("does not end with a signature line"));
-    }
+    let (text, signatures) = split(note)?;
     if signatures.lines().count() > MAX_SIGNATURES {
         return Err(NoteError::Malformed("more than 100 signatures"));
     }
@@ -106,6 +95,31 @@ pub fn open<'a>(note: &'a [u8], keys: &[VerifierKey]) -> Result<&'a str, NoteErr
         });
     }
     Ok(text)
+}
+
+/// The text of a note that nobody vouches for.
+///
+/// # Errors
+/// [`NoteError::Malformed`], when it is not a note.
+pub fn text_unverified(note: &[u8]) -> Result<&str, NoteError> {
+    split(note).map(|(text, _)| text)
+}
+
+/// The text with its final newline, and the signature lines.
+fn split(note: &[u8]) -> Result<(&str, &str), NoteError> {
+    let note = std::str::from_utf8(note).map_err(|_| NoteError::Malformed("not UTF-8"))?;
+    if note.chars().any(|c| c < ' ' && c != '\n') {
+        return Err(NoteError::Malformed("holds control characters"));
+    }
+    // The text may hold blank lines itself; the signatures follow the last one.
+    let split = note
+        .rfind("\n\n")
+        .ok_or(NoteError::Malformed("no blank line before signatures"))?;
+    let (text, signatures) = (&note[..=split], &note[split + 2..]);
+    if !signatures.ends_with('\n') {
+        return Err(NoteError::Malformed("does not end with a signature line"));
+    }
+    Ok((text, signatures))
 }
 
 /// One line below the text: `— <key name> <base64 of key ID and signature>`.

@@ -5,6 +5,7 @@
 //! <https://c2sp.org/tlog-tiles>.
 
 pub mod bundle;
+pub mod consistency;
 pub mod edge;
 pub mod path;
 pub mod tile;
@@ -107,7 +108,7 @@ pub fn perfect_root(hashes: impl ExactSizeIterator<Item = Hash>) -> Option<Hash>
 pub(crate) mod testing {
     //! Trees computed from their definition, to hold the tiles against.
 
-    use super::*;
+    use super::{tile::Tile, *};
 
     /// RFC 6962, section 2.1, word for word.
     pub(crate) fn tree_hash(leaves: &[Hash]) -> Hash {
@@ -119,6 +120,18 @@ pub(crate) mod testing {
                 node_hash(tree_hash(&leaves[..split]), tree_hash(&leaves[split..]))
             }
         }
+    }
+
+    /// The content of `tile`, computed from the leaves by definition.
+    pub(crate) fn content(leaves: &[Hash], tile: Tile) -> Vec<u8> {
+        let span = 256_usize.pow(u32::from(tile.level()));
+        let first = usize::try_from(tile.index()).expect("small") * 256 * span;
+        (0..usize::from(tile.width()))
+            .flat_map(|slot| {
+                let start = first + slot * span;
+                tree_hash(&leaves[start..start + span]).0
+            })
+            .collect()
     }
 
     /// The leaf hashes of entries "0", "1", "2", … as ASCII decimals.

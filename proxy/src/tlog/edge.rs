@@ -46,20 +46,8 @@ pub fn fold<'a>(edge: impl IntoIterator<Item = (Tile, &'a [u8])>) -> Option<Hash
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tlog::testing::{decimal_leaves, tree_hash};
+    use crate::tlog::testing::{content, decimal_leaves, tree_hash};
     use proptest::prelude::*;
-
-    /// The content of `tile`, computed from the leaves by definition.
-    fn content(leaves: &[Hash], tile: Tile) -> Vec<u8> {
-        let span = 256_usize.pow(u32::from(tile.level()));
-        let first = usize::try_from(tile.index()).expect("small") * 256 * span;
-        (0..usize::from(tile.width()))
-            .flat_map(|slot| {
-                let start = first + slot * span;
-                tree_hash(&leaves[start..start + span]).0
-            })
-            .collect()
-    }
 
     fn fold_of(leaves: &[Hash]) -> Option<Hash> {
         let tiles = edge_tiles(leaves.len() as u64);

@@ -1,0 +1,399 @@
+//! Verified resources: a bounded set in memory over the disk.
+//!
+//! What is on the disk is untrusted when it is read: a stored tile comes back as bytes that the
+//! caller must prove, once a process, before it serves them. Only verified types can be stored.
+//!
+//! ```text
+//! {base_path}/
+//!   FORMAT                                1
+//!   LOCK                                  one process a cache
+//!   upstreams.json                        number -> name and URL, for the records
+//!   tiles/{hex SHA-256 of the origin}/
+//!     origin                              the origin line
+//!     {level}/{group}.tiles, .meta        full tiles, see `slots`
+//!     entries/x001/x234/067[.p/W]         entry bundles
+//!     checkpoints/{size}.checkpoint, .edge
+//!     evidence/                           what proved a split view
+//! ```
+
+mod durable;
+pub mod files;
+mod lock;
+pub mod slots;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use prometheus::IntCounter;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tracing::debug;
+
+use self::{
+    durable::Command,
+    files::{Files, StoredCheckpoint, write_and_rename},
+    slots::{Groups, count_records},
+};
+pub use self::lock::{LOCK_WAIT, LockError};
+use crate::{
+    log::verify::{VerifiedBundle, VerifiedTile},
+    tlog::{Hash, path::Resource},
+};
+
+/// The layout written here; another one in `FORMAT` is refused.
+const FORMAT: u32 = 1;
+
+/// Why a cache could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// Written by a proxy that knows another layout.
+    #[error("{path} has cache format {found:?}; this proxy reads and writes format {FORMAT}")]
+    Format {
+        /// The file that says so.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
+    /// The directory cannot be used.
+    #[error("cannot use the cache at {path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+/// A resource as it is served.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Its strong entity tag, quotes included.
+    pub etag: http::HeaderValue,
+}
+
+impl Body {
+    /// The body of these bytes. Costs their SHA-256.
+    pub fn new(bytes: Bytes) -> Self {
+        let tag = format!("\"{}\"", hex::encode(&Hash::of(&bytes).0[..16]));
+        // Quotes and hex digits are always a header value.
+        let etag = http::HeaderValue::from_str(&tag)
+            .unwrap_or_else(|_| http::HeaderValue::from_static("\"\""));
+        Self { bytes, etag }
+    }
+}
+
+/// What is kept in memory: full tiles and bundles, by log and coordinates.
+type Memory = quick_cache::sync::Cache<(u32, Resource), Body, ByBytes>;
+
+/// Weighs a body by its bytes and what it costs to remember it.
+#[derive(Clone)]
+struct ByBytes;
+
+/// Bytes that an entry of the memory set takes besides the body's own.
+const ENTRY_OVERHEAD: u64 = 160;
+
+impl quick_cache::Weighter<(u32, Resource), Body> for ByBytes {
+    fn weight(&self, _: &(u32, Resource), body: &Body) -> u64 {
+        body.bytes.len() as u64 + ENTRY_OVERHEAD
+    }
+}
+
+/// Bytes on the disk, against the budget.
+#[derive(Debug)]
+pub struct Usage {
+    /// Bytes stored, as far as they are counted: the scan after a start takes a while.
+    pub bytes: AtomicU64,
+    /// Bytes that may be stored.
+    pub budget: u64,
+    /// Whether the last attempt to store was refused, by the budget or by the disk.
+    pub refusing: AtomicBool,
+    /// Resources that were served and not stored.
+    pub refused: IntCounter,
+}
+
+impl Usage {
+    fn has_room(&self, bytes: u64) -> bool {
+        self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.budget
+    }
+}
+
+/// The cache of this process.
+pub struct Cache {
+    base: PathBuf,
+    memory: Memory,
+    usage: Arc<Usage>,
+    writer: mpsc::Sender<Command>,
+    writing: tokio::task::JoinHandle<()>,
+    logs: AtomicU32,
+    _lock: lock::Lock,
+}
+
+/// One log's part of the cache.
+pub struct LogStore {
+    number: u32,
+    origin: String,
+    directory: PathBuf,
+    /// Full tiles.
+    pub groups: Groups,
+    /// Everything else.
+    pub files: Files,
+    /// Full tiles stored.
+    pub tiles: AtomicU64,
+    /// Number of the upstream that new records name.
+    upstream: AtomicU32,
+}
+
+impl LogStore {
+    /// The log's origin.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+}
+
+impl Cache {
+    /// Opens the cache at `base`, and waits up to [`LOCK_WAIT`] for another process to leave it.
+    ///
+    /// Looks at no tile: a start takes as long on a full cache as on an empty one.
+    ///
+    /// # Errors
+    /// See [`CacheError`].
+    pub async fn open(
+        base: &Path,
+        memory_budget: u64,
+        disk_budget: u64,
+        refused: IntCounter,
+    ) -> Result<Self, CacheError> {
+        let in_base = |source| CacheError::Io { path: base.to_owned(), source };
+        fs::create_dir_all(base.join("tiles")).map_err(in_base)?;
+        let lock = lock::Lock::wait(&base.join("LOCK")).await?;
+        check_format(&base.join("FORMAT"))?;
+        let usage = Arc::new(Usage {
+            bytes: AtomicU64::new(0),
+            budget: disk_budget,
+            refusing: AtomicBool::new(false),
+            refused,
+        });
+        let (writer, writing) = durable::start(Arc::clone(&usage));
+        // Shards are sized by the number of entries expected: full tiles, mostly.
+        let entries = usize::try_from(memory_budget / 8_192).unwrap_or(usize::MAX).max(16);
+        Ok(Self {
+            base: base.to_owned(),
+            memory: Memory::with_weighter(entries, memory_budget, ByBytes),
+            usage,
+            writer,
+            writing,
+            logs: AtomicU32::new(0),
+            _lock: lock,
+        })
+    }
+
+    /// The part for the log with this origin. Call once a log.
+    pub fn log(&self, origin: &str) -> LogStore {
+        let hash = hex::encode(Hash::of(origin.as_bytes()).0);
+        let directory = self.base.join("tiles").join(hash);
+        LogStore {
+            number: self.logs.fetch_add(1, Ordering::Relaxed),
+            origin: origin.to_owned(),
+            groups: Groups::new(directory.clone()),
+            files: Files::new(directory.clone()),
+            directory,
+            tiles: AtomicU64::new(0),
+            upstream: AtomicU32::new(0),
+        }
+    }
+
+    /// Origins of the logs that something is stored for.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn origins(&self) -> io::Result<Vec<String>> {
+        let mut origins = Vec::new();
+        for entry in fs::read_dir(self.base.join("tiles"))? {
+            if let Ok(origin) = fs::read_to_string(entry?.path().join("origin")) {
+                origins.push(origin.trim_end_matches('\n').to_owned());
+            }
+        }
+        origins.sort();
+        Ok(origins)
+    }
+
+    /// A resource from memory; everything there is proven.
+    pub fn remembered(&self, store: &LogStore, resource: Resource) -> Option<Body> {
+        self.memory.get(&(store.number, resource))
+    }
+
+    /// Keeps a proven tile in memory, and gives it as it is served.
+    pub fn remember_tile(&self, store: &LogStore, tile: &VerifiedTile) -> Body {
+        self.remember(store, Resource::Tile(tile.tile()), tile.bytes())
+    }
+
+    /// Keeps a proven bundle in memory, and gives it as it is served.
+    pub fn remember_bundle(&self, store: &LogStore, bundle: &VerifiedBundle) -> Body {
+        self.remember(store, Resource::Bundle(bundle.bundle()), bundle.bytes())
+    }
+
+    fn remember(&self, store: &LogStore, resource: Resource, bytes: &Bytes) -> Body {
+        let body = Body::new(bytes.clone());
+        self.memory.insert((store.number, resource), body.clone());
+        body
+    }
+
+    /// Stores a tile. On return it is queued; it is durable after the next flush, within a second.
+    pub async fn store_tile(&self, store: &Arc<LogStore>, tile: VerifiedTile, tree_size: u64) {
+        // Fails only while the process ends; the tile is fetched again some day.
+        let _ = self.writer.send(Command::Tile(Arc::clone(store), tile, tree_size)).await;
+    }
+
+    /// Stores a bundle; as [`Cache::store_tile`].
+    pub async fn store_bundle(&self, store: &Arc<LogStore>, bundle: VerifiedBundle) {
+        let _ = self.writer.send(Command::Bundle(Arc::clone(store), bundle)).await;
+    }
+
+    /// Stores a checkpoint after everything stored before it. On return it survives a power loss.
+    ///
+    /// # Errors
+    /// When the disk does not take it; it must then not be served.
+    pub async fn store_checkpoint(
+        &self,
+        store: &Arc<LogStore>,
+        size: u64,
+        checkpoint: StoredCheckpoint,
+    ) -> io::Result<()> {
+        self.command(|reply| Command::Checkpoint(Arc::clone(store), size, checkpoint, reply)).await
+    }
+
+    /// Makes everything stored so far durable.
+    ///
+    /// # Errors
+    /// When a sync failed; what it was for is forgotten.
+    pub async fn flush(&self) -> io::Result<()> {
+        self.command(Command::Flush).await
+    }
+
+    async fn command(
+        &self,
+        command: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Command,
+    ) -> io::Result<()> {
+        let (reply, outcome) = oneshot::channel();
+        let ended = || io::Error::new(ErrorKind::BrokenPipe, "the cache writer has ended");
+        self.writer.send(command(reply)).await.map_err(|_| ended())?;
+        outcome.await.map_err(|_| ended())?
+    }
+
+    /// Flushes, and ends the writer.
+    pub async fn close(self) {
+        let Self { writer, writing, .. } = self;
+        drop(writer);
+        let _ = writing.await; // says itself why it could not flush
+    }
+
+    /// Bytes on the disk and their budget.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+
+    /// Numbers the upstream of a log, so that records can name it in four bytes.
+    ///
+    /// # Errors
+    /// When `upstreams.json` cannot be read or written.
+    pub fn name_upstream(&self, store: &LogStore, name: &str, url: &str) -> io::Result<()> {
+        let path = self.base.join("upstreams.json");
+        let mut known = known_upstreams(&path)?;
+        let named = NamedUpstream { name: name.to_owned(), url: url.to_owned() };
+        let number = match known.iter().find(|(_, upstream)| **upstream == named) {
+            Some((number, _)) => *number,
+            None => {
+                let number = known.keys().next_back().map_or(0, |last| last + 1);
+                known.insert(number, named);
+                write_and_rename(&path, &serde_json::to_vec_pretty(&known)?)?;
+                number
+            }
+        };
+        store.upstream.store(number, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// URL of the upstream with this number.
+    ///
+    /// # Errors
+    /// When `upstreams.json` cannot be read.
+    pub fn upstream_url(&self, number: u32) -> io::Result<Option<String>> {
+        let mut known = known_upstreams(&self.base.join("upstreams.json"))?;
+        Ok(known.remove(&number).map(|upstream| upstream.url))
+    }
+
+    /// Counts what is stored for a log. Blocks on the disk for as long as there are group files.
+    pub fn count(&self, store: &LogStore) {
+        let (tiles, bytes) = count_directory(&store.directory);
+        store.tiles.fetch_add(tiles, Ordering::Relaxed);
+        self.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
+        debug!(origin = store.origin, tiles, bytes, "counted what is stored");
+    }
+}
+
+/// An upstream in `upstreams.json`.
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
+struct NamedUpstream {
+    name: String,
+    url: String,
+}
+
+fn known_upstreams(path: &Path) -> io::Result<BTreeMap<u32, NamedUpstream>> {
+    match fs::read(path) {
+        // Only names in records hang on it: a damaged one is begun afresh.
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn check_format(path: &Path) -> Result<(), CacheError> {
+    let in_format = |source| CacheError::Io { path: path.to_owned(), source };
+    match fs::read_to_string(path) {
+        Ok(found) if found.trim() == FORMAT.to_string() => Ok(()),
+        Ok(found) => {
+            Err(CacheError::Format { path: path.to_owned(), found: found.trim().to_owned() })
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            write_and_rename(path, format!("{FORMAT}\n").as_bytes()).map_err(in_format)
+        }
+        Err(error) => Err(in_format(error)),
+    }
+}
+
+/// Full tiles and allocated bytes below a directory. What cannot be read counts as nothing.
+fn count_directory(directory: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let (mut tiles, mut bytes) = (0, 0);
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            let (more_tiles, more_bytes) = count_directory(&path);
+            tiles += more_tiles;
+            bytes += more_bytes;
+        } else {
+            bytes += metadata.blocks() * 512; // what st_blocks counts in, on every file system
+            if path.extension().is_some_and(|extension| extension == "meta") {
+                tiles += count_records(&path).unwrap_or_default();
+            }
+        }
+    }
+    (tiles, bytes)
+}

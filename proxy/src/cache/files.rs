@@ -1,0 +1,311 @@
+//! What is kept as one file each, for one log: entry bundles, checkpoints with their edge tiles,
+//! and evidence.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    note::checkpoint::Checkpoint,
+    tlog::{bundle::MAX_BUNDLE_BYTES, edge::edge_tiles, path::Bundle, tile::FULL_WIDTH},
+};
+
+/// Checkpoints kept; the newest is the one that counts, the others are for people.
+const KEPT_CHECKPOINTS: usize = 4;
+
+/// Suffix of a file that is still being written.
+const TEMPORARY: &str = "tmp";
+
+/// The directory of one log.
+#[derive(Clone, Debug)]
+pub struct Files {
+    directory: PathBuf,
+}
+
+/// A checkpoint as it was stored; nothing in it is proven.
+#[derive(Clone, Debug)]
+pub struct StoredCheckpoint {
+    /// The signed note, byte for byte.
+    pub note: Bytes,
+    /// Its edge tiles one after the other, from level 0 upwards.
+    pub edge: Bytes,
+    /// When it was stored; `None` before it is.
+    pub stored_at: Option<SystemTime>,
+}
+
+impl StoredCheckpoint {
+    /// Splits the edge into the tiles that a tree of this size has; `None` if the length is wrong.
+    pub fn edge_of(&self, checkpoint: &Checkpoint) -> Option<Vec<Bytes>> {
+        let mut rest = self.edge.clone();
+        let tiles = edge_tiles(checkpoint.size)
+            .into_iter()
+            .map(|tile| (rest.len() >= tile.bytes()).then(|| rest.split_to(tile.bytes())))
+            .collect();
+        if rest.is_empty() { tiles } else { None }
+    }
+}
+
+impl Files {
+    /// The files below a log's directory.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// The narrowest stored bundle at `index` with at least `width` entries. Not proven.
+    pub fn read_bundle(&self, wanted: Bundle) -> io::Result<Option<(Bundle, Bytes)>> {
+        for width in self.stored_widths(wanted)? {
+            let Some(bundle) = wanted.with_width(width) else { continue };
+            match read_at_most(&self.bundle_path(bundle), MAX_BUNDLE_BYTES) {
+                Ok(bytes) => return Ok(Some((bundle, bytes))),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stores a bundle; its narrower ones go once it is full. Its name is not durable before the
+    /// directory returned is synced.
+    pub(super) fn write_bundle(&self, bundle: Bundle, bytes: &[u8]) -> io::Result<PathBuf> {
+        let path = self.bundle_path(bundle);
+        write_and_rename(&path, bytes)?;
+        if bundle.is_full() {
+            // Any narrower bundle is a prefix of this one.
+            let partials = self.partials_directory(bundle);
+            match fs::remove_dir_all(partials) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(path.parent().unwrap_or(&self.directory).to_owned())
+    }
+
+    /// Removes a bundle that turned out to be wrong.
+    pub fn remove_bundle(&self, bundle: Bundle) -> io::Result<()> {
+        fs::remove_file(self.bundle_path(bundle))
+    }
+
+    /// The stored checkpoints, largest first. Nothing about them is proven.
+    pub fn read_checkpoints(&self) -> io::Result<Vec<StoredCheckpoint>> {
+        let mut stored = Vec::new();
+        for size in self.checkpoint_sizes()?.into_iter().rev() {
+            let [note, edge] = self.checkpoint_paths(size);
+            // One without the other is what a crash left; the next smaller pair is whole.
+            let stored_at = fs::metadata(&note).and_then(|metadata| metadata.modified()).ok();
+            let (Ok(note), Ok(edge)) = (fs::read(note), fs::read(edge)) else { continue };
+            stored.push(StoredCheckpoint { note: note.into(), edge: edge.into(), stored_at });
+        }
+        Ok(stored)
+    }
+
+    /// Stores a checkpoint. On return it survives a power loss, and so does everything it needs, if
+    /// that was durable before.
+    pub(super) fn write_checkpoint(
+        &self,
+        origin: &str,
+        size: u64,
+        stored: &StoredCheckpoint,
+    ) -> io::Result<()> {
+        let directory = self.checkpoint_directory();
+        fs::create_dir_all(&directory)?;
+        let origin_file = self.directory.join("origin");
+        if !origin_file.exists() {
+            write_and_rename(&origin_file, format!("{origin}\n").as_bytes())?;
+        }
+        let [note, edge] = self.checkpoint_paths(size);
+        // The edge first: were we to crash in between, a stray edge means nothing, while a note
+        // without its edge could not be served.
+        write_and_rename(&edge, &stored.edge)?;
+        write_and_rename(&note, &stored.note)?;
+        sync_directories(&directory, &self.directory)?;
+        let sizes = self.checkpoint_sizes()?;
+        for old in sizes.iter().rev().skip(KEPT_CHECKPOINTS) {
+            for path in self.checkpoint_paths(*old) {
+                // Tidiness only: what cannot be removed now is removed next time.
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps two contradicting notes, named by what they prove. Durable on return.
+    ///
+    /// Returns where they are.
+    pub fn write_evidence(&self, trusted: &[u8], offered: &[u8]) -> io::Result<PathBuf> {
+        let digest = hex::encode(&crate::tlog::Hash::of(offered).0[..8]);
+        let directory = self.directory.join("evidence").join(digest);
+        fs::create_dir_all(&directory)?;
+        write_and_rename(&directory.join("trusted.checkpoint"), trusted)?;
+        write_and_rename(&directory.join("offered.checkpoint"), offered)?;
+        sync_directories(&directory, &self.directory)?;
+        Ok(directory)
+    }
+
+    fn bundle_path(&self, bundle: Bundle) -> PathBuf {
+        // `tile/entries/…` on the wire is `entries/…` in the log's directory.
+        let path = bundle.to_string();
+        self.directory.join(path.strip_prefix("tile/").unwrap_or(&path))
+    }
+
+    fn partials_directory(&self, bundle: Bundle) -> PathBuf {
+        let mut path = bundle.with_width(FULL_WIDTH).unwrap_or(bundle).to_string();
+        path.push_str(".p");
+        self.directory.join(path.strip_prefix("tile/").unwrap_or(&path))
+    }
+
+    /// Widths at least as large as the wanted one, narrowest first; the full one always among them.
+    fn stored_widths(&self, wanted: Bundle) -> io::Result<Vec<u16>> {
+        let mut widths = vec![FULL_WIDTH];
+        if wanted.is_full() {
+            return Ok(widths);
+        }
+        let entries = match fs::read_dir(self.partials_directory(wanted)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(widths),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let width = entry?.file_name().to_str().and_then(|name| name.parse::<u16>().ok());
+            widths.extend(width.filter(|width| (wanted.width()..FULL_WIDTH).contains(width)));
+        }
+        widths.sort_unstable();
+        Ok(widths)
+    }
+
+    fn checkpoint_directory(&self) -> PathBuf {
+        self.directory.join("checkpoints")
+    }
+
+    fn checkpoint_paths(&self, size: u64) -> [PathBuf; 2] {
+        ["checkpoint", "edge"].map(|kind| self.checkpoint_directory().join(format!("{size}.{kind}")))
+    }
+
+    /// Sizes for which a note is stored, ascending.
+    fn checkpoint_sizes(&self) -> io::Result<Vec<u64>> {
+        let entries = match fs::read_dir(self.checkpoint_directory()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut sizes = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let size = name.to_str().and_then(|name| name.strip_suffix(".checkpoint")?.parse::<u64>().ok());
+            sizes.extend(size);
+        }
+        sizes.sort_unstable();
+        Ok(sizes)
+    }
+}
+
+/// Reads a file that must not be larger than `limit` bytes.
+fn read_at_most(path: &Path, limit: usize) -> io::Result<Bytes> {
+    if fs::metadata(path)?.len() > limit as u64 {
+        return Err(io::Error::new(ErrorKind::InvalidData, "larger than what it should be"));
+    }
+    fs::read(path).map(Bytes::from)
+}
+
+/// Writes next to `path` and renames, so that readers see all of it or nothing, whatever happens.
+pub(super) fn write_and_rename(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(path);
+    fs::create_dir_all(directory)?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".");
+    temporary.push(TEMPORARY);
+    let temporary = PathBuf::from(temporary);
+    let mut file = File::create(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| {
+        // Before the rename: a name must never point at bytes that a power loss can take back.
+        file.sync_data()?;
+        fs::rename(&temporary, path)
+    });
+    if let Err(error) = written {
+        let _ = fs::remove_file(&temporary); // leaves no rubbish on a full disk
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Syncs `directory` and its ancestors up to and including `top`'s parent: a new file is only found
+/// again if every name on the way to it is durable.
+pub(super) fn sync_directories(directory: &Path, top: &Path) -> io::Result<()> {
+    let end = top.parent().unwrap_or(top);
+    for ancestor in directory.ancestors() {
+        File::open(ancestor)?.sync_all()?;
+        if ancestor == end {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> (tempfile::TempDir, Files) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = Files::new(directory.path().join("log"));
+        (directory, files)
+    }
+
+    fn bundle(width: u16) -> Bundle {
+        Bundle::new(1_234_067, width).expect("in range")
+    }
+
+    #[test]
+    fn the_narrowest_sufficient_bundle_is_read() {
+        let (_directory, files) = files();
+        assert!(files.read_bundle(bundle(1)).expect("readable").is_none());
+        files.write_bundle(bundle(10), b"ten").expect("written");
+        files.write_bundle(bundle(20), b"twenty").expect("written");
+        for (wanted, want) in [(5, Some(10)), (10, Some(10)), (11, Some(20)), (21, None), (256, None)] {
+            let got = files.read_bundle(bundle(wanted)).expect("readable");
+            assert_eq!(got.map(|(b, _)| b.width()), want, "width {wanted}");
+        }
+        files.write_bundle(bundle(256), b"all").expect("written");
+        let (got, bytes) = files.read_bundle(bundle(5)).expect("readable").expect("stored");
+        assert_eq!((got.width(), bytes.as_ref()), (256, &b"all"[..]));
+    }
+
+    #[test]
+    fn checkpoints_come_back_largest_first_and_old_ones_go() {
+        let (directory, files) = files();
+        for size in [9, 10, 100, 101, 99, 1_000] {
+            let stored = StoredCheckpoint {
+                note: Bytes::from(size.to_string()),
+                edge: Bytes::from_static(b"e"),
+                stored_at: None,
+            };
+            files.write_checkpoint("rome.example/2026h1", size, &stored).expect("written");
+        }
+        let notes: Vec<Bytes> =
+            files.read_checkpoints().expect("readable").into_iter().map(|c| c.note).collect();
+        assert_eq!(notes, ["1000", "101", "100", "99"]);
+        let origin = fs::read_to_string(directory.path().join("log/origin")).expect("readable");
+        assert_eq!(origin, "rome.example/2026h1\n");
+    }
+
+    #[test]
+    fn a_note_without_its_edge_is_passed_over() {
+        let (directory, files) = files();
+        for size in [1, 2] {
+            let stored = StoredCheckpoint {
+                note: vec![size].into(),
+                edge: Bytes::new(),
+                stored_at: None,
+            };
+            files.write_checkpoint("rome", u64::from(size), &stored).expect("written");
+        }
+        fs::remove_file(directory.path().join("log/checkpoints/2.edge")).expect("there");
+        let stored = files.read_checkpoints().expect("readable");
+        assert_eq!(stored.len(), 1);
+        assert_eq!(stored[0].note.as_ref(), [1]);
+    }
+}

@@ -1,0 +1,479 @@
+//! Follows a log's checkpoints: fetches, proves, stores, and only then serves them.
+//!
+//! The order is the promise: the offered note is opened with known keys, its edge tiles fold to its
+//! root, the tree we serve is a prefix of it, tiles and edge and note are durable, and only then is
+//! it served. A crash after any of these steps leaves a checkpoint that is whole.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::future::try_join_all;
+use tracing::{debug, info, warn};
+
+use super::{
+    Log, ReadError, Trusted,
+    timeline::{Conclusion, Verdict, conclude, judge},
+    verify::{NotProven, VerifiedEdge, VerifiedTile},
+};
+use crate::{
+    cache::files::StoredCheckpoint,
+    note::{
+        self, NoteError,
+        checkpoint::{Checkpoint, CheckpointFormatError},
+    },
+    tlog::{
+        Hash,
+        consistency::{prefix_root, spine},
+        edge::edge_tiles,
+        path::Resource,
+        tile::{FULL_TILE_BYTES, Tile},
+    },
+    upstream::FetchError,
+};
+
+/// Shortest time between two refreshes that clients cause.
+const ON_DEMAND_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why an offered checkpoint did not become the trusted one. What was served stays served.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// The edge tiles do not fold to the root. Accuses the upstream, not the log.
+    #[error("edge tiles of tree size {size} are wrong: {source}")]
+    Edge {
+        /// Offered tree size.
+        size: u64,
+        /// What is wrong.
+        source: NotProven,
+    },
+    /// The checkpoint could not be fetched.
+    #[error("cannot fetch the checkpoint: {0}")]
+    Fetch(FetchError),
+    /// The note's text is not a checkpoint.
+    #[error(transparent)]
+    Format(#[from] CheckpointFormatError),
+    /// The note does not open with the known keys.
+    #[error("checkpoint refused: {0}")]
+    Note(#[from] NoteError),
+    /// The proxy asks nobody.
+    #[error("the proxy is offline and has no checkpoint")]
+    Offline,
+    /// A checkpoint of another log.
+    #[error("the checkpoint is of `{got}`, not of `{want}`")]
+    Origin {
+        /// The log that is followed.
+        want: String,
+        /// First line of the offered checkpoint.
+        got: String,
+    },
+    /// The same log, two histories. Both notes are kept as evidence.
+    #[error("split view: tree sizes {trusted} and {offered} are not of one history")]
+    SplitView {
+        /// Size of the tree that stays served.
+        trusted: u64,
+        /// Size of the tree that contradicts it.
+        offered: u64,
+    },
+    /// The upstream lags behind what is served.
+    #[error("stale: offered tree size {offered}, but {trusted} is served")]
+    Stale {
+        /// Size of the tree that stays served.
+        trusted: u64,
+        /// Size of the smaller tree, proven a prefix.
+        offered: u64,
+    },
+    /// The disk did not take it, so that it could not be kept across a restart.
+    #[error("cannot store the checkpoint: {0}")]
+    Store(String),
+    /// Tiles for the proof are missing or wrong. Not evidence against the log.
+    #[error("cannot prove tree size {old} is a prefix of {new}: {reason}")]
+    Unproven {
+        /// The smaller size.
+        old: u64,
+        /// The larger size.
+        new: u64,
+        /// What is missing.
+        reason: String,
+    },
+}
+
+impl FollowError {
+    /// Whether what was offered is wrong, rather than out of reach.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Edge { .. }
+            | Self::Format(_)
+            | Self::Note(_)
+            | Self::Origin { .. }
+            | Self::SplitView { .. } => true,
+            Self::Fetch(_)
+            | Self::Offline
+            | Self::Stale { .. }
+            | Self::Store(_)
+            | Self::Unproven { .. } => false,
+        }
+    }
+}
+
+/// What following a log remembers between refreshes.
+#[derive(Debug, Default)]
+pub(super) struct Following {
+    /// Held during a refresh: one at a time.
+    turn: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the log last confirmed what is served.
+    confirmed: Option<Instant>,
+    /// When that was, as far as the disk knows, for a checkpoint from before this start.
+    stored_at: Option<SystemTime>,
+    /// The last refresh, and how it ended.
+    attempted: Option<(Instant, Result<(), FollowError>)>,
+}
+
+impl Following {
+    pub(super) fn confirmed(&self) -> Option<Instant> {
+        self.state().confirmed
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Each write replaces whole fields, so a poisoned state is still a sound one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    /// Refreshes for ever, once a `refresh_interval`. Returns at once in offline mode.
+    pub async fn follow(self: Arc<Self>) {
+        if self.upstream.is_none() {
+            return;
+        }
+        let mut ticks = tokio::time::interval(self.options.refresh_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // Reported where it happens; the next tick tries again.
+            let _ = self.refresh().await;
+        }
+    }
+
+    /// Asks the log for its checkpoint now.
+    ///
+    /// # Errors
+    /// Why what is served did not change or was not confirmed.
+    pub async fn refresh(self: &Arc<Self>) -> Result<(), FollowError> {
+        self.refresh_unless(|_| false).await
+    }
+
+    /// As [`Log::refresh`], unless the last one began less than a second ago, whose outcome it then
+    /// shares. Waits no longer than a client does.
+    pub(super) async fn refresh_on_demand(self: &Arc<Self>) -> Result<(), FollowError> {
+        let log = Arc::clone(self);
+        // A task of its own, because a client that leaves must not end a refresh half-way.
+        let refresh = tokio::spawn(async move {
+            log.refresh_unless(|last| last.elapsed() < ON_DEMAND_INTERVAL).await
+        });
+        match tokio::time::timeout(self.options.max_wait, refresh).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(FollowError::Fetch(FetchError::Network {
+                upstream: self.upstream.as_ref().map_or("nobody", |u| u.name()).to_owned(),
+                message: format!("no answer within {:?}", self.options.max_wait),
+            })),
+        }
+    }
+
+    /// How old what is served is: time since the log confirmed it, before this start if need be.
+    pub fn served_age(&self) -> Duration {
+        let state = self.following.state();
+        match (state.confirmed, state.stored_at) {
+            (Some(confirmed), _) => confirmed.elapsed(),
+            (None, Some(stored_at)) => stored_at.elapsed().unwrap_or_default(),
+            (None, None) => Duration::ZERO,
+        }
+    }
+
+    /// How the last refresh ended; `None` before the first.
+    pub fn last_refresh(&self) -> Option<Result<(), FollowError>> {
+        self.following.state().attempted.as_ref().map(|(_, outcome)| outcome.clone())
+    }
+
+    async fn refresh_unless(
+        self: &Arc<Self>,
+        recent: impl Fn(Instant) -> bool,
+    ) -> Result<(), FollowError> {
+        let _turn = self.following.turn.lock().await;
+        if let Some((at, outcome)) = &self.following.state().attempted
+            && recent(*at)
+        {
+            return outcome.clone();
+        }
+        let begin = Instant::now();
+        let outcome = self.refresh_now().await;
+        self.report(begin, &outcome);
+        outcome
+    }
+
+    /// Remembers how a refresh ended, and says so when that is news.
+    fn report(&self, begin: Instant, outcome: &Result<(), FollowError>) {
+        let mut state = self.following.state();
+        if outcome.is_ok() {
+            state.confirmed = Some(begin);
+        }
+        let last = state.attempted.replace((begin, outcome.clone()));
+        drop(state);
+        let before = last.and_then(|(_, outcome)| outcome.err()).map(|error| error.to_string());
+        match outcome {
+            Ok(()) if before.is_some() => info!(log = self.name(), "log followed again"),
+            Err(error) if before.as_deref() != Some(&error.to_string()) => {
+                warn!(log = self.name(), %error, "checkpoint not refreshed");
+            }
+            _ => {}
+        }
+    }
+
+    async fn refresh_now(self: &Arc<Self>) -> Result<(), FollowError> {
+        let upstream = self.upstream.as_ref().ok_or(FollowError::Offline)?;
+        let limit = self.options.checkpoint_bytes;
+        let note = upstream.checkpoint(limit).await.map_err(FollowError::Fetch)?;
+        let offered = self.open(&note).inspect_err(|_| self.count_failure("checkpoint"))?;
+        let Some(trusted) = self.trusted.load_full() else {
+            let edge = self.fetch_edge(&offered).await?;
+            return self.publish(offered, note, edge).await;
+        };
+        let (old, new) = match judge(&trusted.checkpoint, &offered) {
+            Verdict::Refresh if trusted.servable => return Ok(()),
+            Verdict::Refresh => return self.publish(offered, note, trusted.edge.clone()).await,
+            Verdict::SplitView => return Err(self.split_view(&trusted, &offered, &note)),
+            Verdict::ProveConsistency { old, new, .. } => (old, new),
+        };
+        if offered.size < trusted.checkpoint.size {
+            let spine = self.spine_of(&trusted, old, new).await?;
+            let proven = prefix_root(old, &spine).ok_or_else(|| wrong_spine(old, new))?;
+            return Err(match conclude(&trusted.checkpoint, &offered, proven) {
+                Conclusion::SplitView => self.split_view(&trusted, &offered, &note),
+                Conclusion::Advance | Conclusion::Stale => {
+                    FollowError::Stale { trusted: new, offered: old }
+                }
+            });
+        }
+        let edge = self.fetch_edge(&offered).await?;
+        let spine = self.fetch_spine(&edge, old, new).await?;
+        let proven = prefix_root(old, &spine).ok_or_else(|| wrong_spine(old, new))?;
+        if conclude(&trusted.checkpoint, &offered, proven) == Conclusion::SplitView {
+            return Err(self.split_view(&trusted, &offered, &note));
+        }
+        self.publish(offered, note, edge).await?;
+        self.keep_spine(spine, new).await;
+        Ok(())
+    }
+
+    /// The checkpoint that a known key signed for this log.
+    fn open(&self, note: &[u8]) -> Result<Checkpoint, FollowError> {
+        let offered = Checkpoint::parse(note::open(note, &self.options.keys)?)?;
+        let known = self.store.get().map(|store| store.origin());
+        match self.options.origin.as_deref().or(known) {
+            Some(want) if want != offered.origin => {
+                Err(FollowError::Origin { want: want.to_owned(), got: offered.origin })
+            }
+            _ => Ok(offered),
+        }
+    }
+
+    /// Fetches the edge tiles of an offered checkpoint, and folds them to its root.
+    async fn fetch_edge(&self, offered: &Checkpoint) -> Result<VerifiedEdge, FollowError> {
+        let tiles = edge_tiles(offered.size);
+        let contents = try_join_all(tiles.iter().map(|tile| self.fetch_tile(*tile))).await?;
+        VerifiedEdge::prove(offered, contents).map_err(|source| {
+            self.count_failure("edge");
+            FollowError::Edge { size: offered.size, source }
+        })
+    }
+
+    /// The spine of `old` in an offered tree: from its proven edge, and for the rest unverified
+    /// from the upstream. [`prefix_root`] proves it.
+    async fn fetch_spine(
+        &self,
+        edge: &VerifiedEdge,
+        old: u64,
+        new: u64,
+    ) -> Result<Vec<(Tile, Bytes)>, FollowError> {
+        try_join_all(spine(old, new).into_iter().map(async |tile| {
+            match edge.at(tile.level(), tile.index()) {
+                Some(bytes) => Ok((tile, bytes.clone())),
+                None => Ok((tile, self.fetch_tile(tile).await?)),
+            }
+        }))
+        .await
+    }
+
+    /// The spine of `old` in the trusted tree.
+    async fn spine_of(
+        self: &Arc<Self>,
+        trusted: &Arc<Trusted>,
+        old: u64,
+        new: u64,
+    ) -> Result<Vec<(Tile, Bytes)>, FollowError> {
+        try_join_all(spine(old, new).into_iter().map(async |tile| {
+            let read = self.read_tile(trusted, tile).await;
+            let unproven = |error: ReadError| FollowError::Unproven {
+                old,
+                new,
+                reason: error.to_string(),
+            };
+            Ok((tile, read.map_err(unproven)?.body.bytes))
+        }))
+        .await
+    }
+
+    async fn fetch_tile(&self, tile: Tile) -> Result<Bytes, FollowError> {
+        let fetched = self.fetch(&Resource::Tile(tile), FULL_TILE_BYTES).await;
+        let network = |error: ReadError| {
+            FollowError::Fetch(FetchError::Network {
+                upstream: self.upstream.as_ref().map_or("nobody", |u| u.name()).to_owned(),
+                message: format!("{tile}: {error}"),
+            })
+        };
+        fetched.map(|(bytes, _)| bytes).map_err(network)
+    }
+
+    /// Makes a proven checkpoint durable, then serves it.
+    async fn publish(
+        self: &Arc<Self>,
+        checkpoint: Checkpoint,
+        note: Bytes,
+        edge: VerifiedEdge,
+    ) -> Result<(), FollowError> {
+        let store = match self.store.get() {
+            Some(store) => store,
+            None => {
+                self.adopt_store(self.cache.log(&checkpoint.origin));
+                self.store.get().ok_or(FollowError::Offline)?
+            }
+        };
+        let tiles: BytesMut = edge.tiles().iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        let stored = StoredCheckpoint { note: note.clone(), edge: tiles.freeze(), stored_at: None };
+        self.cache
+            .store_checkpoint(store, checkpoint.size, stored)
+            .await
+            .map_err(|error| FollowError::Store(error.to_string()))?;
+        self.serve(Trusted { checkpoint, note, edge, servable: true });
+        Ok(())
+    }
+
+    /// Serves a tree from now on.
+    fn serve(&self, trusted: Trusted) {
+        let size = trusted.checkpoint.size;
+        debug!(log = self.name(), origin = trusted.checkpoint.origin, size, "checkpoint trusted");
+        let gauge = self.metrics.checkpoint_size.with_label_values(&[self.name()]);
+        gauge.set(i64::try_from(size).unwrap_or(i64::MAX));
+        self.trusted.store(Some(Arc::new(trusted)));
+    }
+
+    /// Keeps the full tiles that a consistency proof had to fetch: somebody will want them.
+    async fn keep_spine(&self, spine: Vec<(Tile, Bytes)>, tree_size: u64) {
+        let Some(store) = self.store.get() else { return };
+        for pair in spine.windows(2) {
+            let [(_, parent), (tile, bytes)] = pair else { continue };
+            let Some((_, _, slot)) = tile.parent_slot().filter(|_| tile.is_full()) else { continue };
+            let Some(hash) = Hash::chunks(parent).nth(usize::from(slot)) else { continue };
+            if let Ok(tile) = VerifiedTile::prove(tile.level(), tile.index(), bytes.clone(), hash) {
+                self.cache.remember_tile(store, &tile);
+                self.cache.store_tile(store, tile, tree_size).await;
+            }
+        }
+    }
+
+    /// Keeps both notes, and says so.
+    fn split_view(&self, trusted: &Trusted, offered: &Checkpoint, note: &[u8]) -> FollowError {
+        self.metrics.split_views.with_label_values(&[self.name()]).inc();
+        let kept = self.store.get().map(|store| store.files.write_evidence(&trusted.note, note));
+        let evidence = match kept {
+            Some(Ok(path)) => path.display().to_string(),
+            Some(Err(error)) => format!("not kept: {error}"),
+            None => "not kept".to_owned(),
+        };
+        let error =
+            FollowError::SplitView { trusted: trusted.checkpoint.size, offered: offered.size };
+        warn!(
+            log = self.name(),
+            trusted_root = %trusted.checkpoint.root,
+            offered_root = %offered.root,
+            evidence,
+            "split view; the trusted checkpoint stays served"
+        );
+        error
+    }
+
+    /// Takes up what the cache trusted before this start. Proves it again: a disk is not believed.
+    pub(super) fn restore(&self) {
+        let origins = match &self.options.origin {
+            Some(origin) => vec![origin.clone()],
+            None => self.cache.origins().unwrap_or_default(),
+        };
+        for origin in origins {
+            let store = self.cache.log(&origin);
+            let stored = store.files.read_checkpoints().unwrap_or_default();
+            let found = stored.iter().find_map(|stored| {
+                let restored = restored(stored, &origin, &self.options.keys)?;
+                // An origin nobody named counts only if a known key signed for it.
+                let ours = restored.servable || self.options.origin.is_some();
+                ours.then_some((restored, stored.stored_at))
+            });
+            let Some((trusted, stored_at)) = found else { continue };
+            info!(
+                log = self.name(),
+                origin,
+                size = trusted.checkpoint.size,
+                servable = trusted.servable,
+                "checkpoint restored from the cache"
+            );
+            self.following.state().stored_at = stored_at;
+            self.adopt_store(store);
+            self.serve(trusted);
+            return;
+        }
+    }
+
+    /// Sets the log's part of the cache, and counts what is in it, in the background.
+    fn adopt_store(&self, store: crate::cache::LogStore) {
+        if let Some(upstream) = &self.upstream
+            && let Err(error) =
+                self.cache.name_upstream(&store, upstream.name(), upstream.url().as_str())
+        {
+            warn!(log = self.name(), %error, "records will not name their upstream");
+        }
+        let store = self.store.get_or_init(|| Arc::new(store));
+        let (cache, store) = (Arc::clone(&self.cache), Arc::clone(store));
+        tokio::task::spawn_blocking(move || cache.count(&store));
+    }
+
+    fn count_failure(&self, kind: &str) {
+        let upstream = self.upstream.as_ref().map_or("", |upstream| upstream.name());
+        self.metrics.verify_failures.with_label_values(&[self.name(), kind, upstream]).inc();
+    }
+}
+
+/// A stored checkpoint, if its edge tiles still fold to its root.
+fn restored(
+    stored: &StoredCheckpoint,
+    origin: &str,
+    keys: &[note::vkey::VerifierKey],
+) -> Option<Trusted> {
+    let (text, servable) = match note::open(&stored.note, keys) {
+        Ok(text) => (text, true),
+        // Signed by a key that was withdrawn since: a floor, and nothing to serve.
+        Err(_) => (note::text_unverified(&stored.note).ok()?, false),
+    };
+    let checkpoint = Checkpoint::parse(text).ok().filter(|c| c.origin == origin)?;
+    let edge = VerifiedEdge::prove(&checkpoint, stored.edge_of(&checkpoint)?).ok()?;
+    Some(Trusted { checkpoint, note: stored.note.clone(), edge, servable })
+}
+
+fn wrong_spine(old: u64, new: u64) -> FollowError {
+    FollowError::Unproven { old, new, reason: "a full tile is not what its parent says".to_owned() }
+}

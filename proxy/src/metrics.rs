@@ -1,0 +1,213 @@
+//! Every metric of the proxy: name, help, labels, and the fixed values of the labels.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Seconds: from a memory hit to the longest wait for an upstream.
+const LATENCY_BUCKETS: [f64; 12] =
+    [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// The metrics of one process, and where they are registered.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// `tile_proxy_cache_hits_total{log}`: tiles and bundles served without asking anyone.
+    pub hits: IntCounterVec,
+    /// `tile_proxy_cache_misses_total{log}`: tiles and bundles that had to be fetched.
+    pub misses: IntCounterVec,
+    /// `tile_proxy_cache_size_bytes`: bytes of the cache on the disk.
+    pub size_bytes: Gauge,
+    /// `tile_proxy_cache_store_refused_total`: resources served but not stored, because the disk
+    /// or its budget is full.
+    pub store_refused: IntCounter,
+    /// `tile_proxy_cache_corrupt_total{log}`: stored resources that had rotted or were torn; each
+    /// was fetched again.
+    pub corrupt: IntCounterVec,
+    /// `tile_proxy_upstream_requests_total{log, upstream, status}`: requests to logs. `status` is
+    /// an HTTP status code, or `error` without one.
+    pub upstream_requests: IntCounterVec,
+    /// `tile_proxy_upstream_duration_seconds{log, upstream}`.
+    pub upstream_duration: HistogramVec,
+    /// `tile_proxy_request_duration_seconds{log, kind}`: time to answer a client. `kind` is
+    /// `checkpoint`, `tile` or `bundle`.
+    pub request_duration: HistogramVec,
+    /// `tile_proxy_coalesced_total{log}`: requests that waited for another one's fetch.
+    pub coalesced: IntCounterVec,
+    /// `tile_proxy_verify_failures_total{log, kind, upstream}`: responses that are not in the
+    /// trusted tree. `kind` is `tile`, `edge`, `bundle` or `checkpoint`. Any increase deserves a
+    /// look.
+    pub verify_failures: IntCounterVec,
+    /// `tile_proxy_split_views_total{log}`: checkpoints that contradict the trusted one. Look at
+    /// the evidence.
+    pub split_views: IntCounterVec,
+    /// `tile_proxy_checkpoint_size{log}`: entries in the tree served.
+    pub checkpoint_size: IntGaugeVec,
+    /// `tile_proxy_checkpoint_age_seconds{log}`: time since the log last confirmed it.
+    pub checkpoint_age: GaugeVec,
+    /// `tile_proxy_sync_last_success_timestamp{log}`: when a sync last ended well, in seconds since
+    /// 1970.
+    pub sync_last_success: GaugeVec,
+}
+
+impl Metrics {
+    /// Registers everything once.
+    ///
+    /// # Errors
+    /// Only a programming error: a name used twice, or one that is not a metric's.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = GaugeVec::new(Opts::new(name, help), &["log"])?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
+            let histogram = HistogramVec::new(options, labels)?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok::<_, prometheus::Error>(histogram)
+        };
+        let size_bytes =
+            Gauge::new("tile_proxy_cache_size_bytes", "Bytes of the cache on the disk.")?;
+        registry.register(Box::new(size_bytes.clone()))?;
+        let store_refused = IntCounter::new(
+            "tile_proxy_cache_store_refused_total",
+            "Resources served but not stored: the disk or its budget is full.",
+        )?;
+        registry.register(Box::new(store_refused.clone()))?;
+        let checkpoint_size = IntGaugeVec::new(
+            Opts::new("tile_proxy_checkpoint_size", "Entries in the tree served, by log."),
+            &["log"],
+        )?;
+        registry.register(Box::new(checkpoint_size.clone()))?;
+        Ok(Self {
+            hits: counter(
+                "tile_proxy_cache_hits_total",
+                "Tiles and bundles served without asking anyone, by log.",
+                &["log"],
+            )?,
+            misses: counter(
+                "tile_proxy_cache_misses_total",
+                "Tiles and bundles that had to be fetched, by log.",
+                &["log"],
+            )?,
+            size_bytes,
+            store_refused,
+            corrupt: counter(
+                "tile_proxy_cache_corrupt_total",
+                "Stored resources that had rotted or were torn, by log.",
+                &["log"],
+            )?,
+            upstream_requests: counter(
+                "tile_proxy_upstream_requests_total",
+                "Requests to logs, by log, upstream and response code.",
+                &["log", "upstream", "status"],
+            )?,
+            upstream_duration: histogram(
+                "tile_proxy_upstream_duration_seconds",
+                "Time to a whole response of a log, by log and upstream.",
+                &["log", "upstream"],
+            )?,
+            request_duration: histogram(
+                "tile_proxy_request_duration_seconds",
+                "Time to answer a client, by log and kind of resource.",
+                &["log", "kind"],
+            )?,
+            coalesced: counter(
+                "tile_proxy_coalesced_total",
+                "Requests that waited for another one's fetch, by log.",
+                &["log"],
+            )?,
+            verify_failures: counter(
+                "tile_proxy_verify_failures_total",
+                "Responses that are not in the trusted tree, by log, kind and upstream.",
+                &["log", "kind", "upstream"],
+            )?,
+            split_views: counter(
+                "tile_proxy_split_views_total",
+                "Checkpoints that contradict the trusted one, by log.",
+                &["log"],
+            )?,
+            checkpoint_size,
+            checkpoint_age: gauge(
+                "tile_proxy_checkpoint_age_seconds",
+                "Time since the log last confirmed the checkpoint served, by log.",
+            )?,
+            sync_last_success: gauge(
+                "tile_proxy_sync_last_success_timestamp",
+                "When a sync last ended well, in seconds since 1970, by log.",
+            )?,
+            registry,
+        })
+    }
+
+    /// The metrics of one upstream of one log.
+    pub fn upstream(&self, log: &str, upstream: &str) -> UpstreamMetrics {
+        UpstreamMetrics {
+            requests: self.upstream_requests.clone(),
+            duration: self.upstream_duration.with_label_values(&[log, upstream]),
+            log: log.to_owned(),
+            upstream: upstream.to_owned(),
+        }
+    }
+
+    /// All of them in the Prometheus text format.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Writing to memory cannot fail, and metrics without values are left out by `gather`.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+/// The metrics of one upstream.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    requests: IntCounterVec,
+    duration: Histogram,
+    log: String,
+    upstream: String,
+}
+
+impl UpstreamMetrics {
+    /// Counts one request; `status` is a code, or `error`.
+    pub fn observe(&self, status: &str, took: Duration) {
+        self.requests.with_label_values(&[&self.log, &self.upstream, &status.to_owned()]).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_six_names_of_the_design_are_there() {
+        let metrics = Metrics::new().expect("registered");
+        metrics.hits.with_label_values(&["rome"]).inc();
+        metrics.misses.with_label_values(&["rome"]).inc();
+        metrics.upstream("rome", "cdn").observe("200", Duration::from_millis(3));
+        metrics.request_duration.with_label_values(&["rome", "tile"]).observe(0.001);
+        metrics.sync_last_success.with_label_values(&["rome"]).set(1.0);
+        let text = String::from_utf8(metrics.render()).expect("UTF-8");
+        for line in [
+            "tile_proxy_cache_hits_total{log=\"rome\"} 1",
+            "tile_proxy_cache_misses_total{log=\"rome\"} 1",
+            "tile_proxy_cache_size_bytes 0",
+            "tile_proxy_upstream_requests_total{log=\"rome\",status=\"200\",upstream=\"cdn\"} 1",
+            "tile_proxy_request_duration_seconds_count{kind=\"tile\",log=\"rome\"} 1",
+            "tile_proxy_sync_last_success_timestamp{log=\"rome\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing from\n{text}");
+        }
+    }
+}

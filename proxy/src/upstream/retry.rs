@@ -1,0 +1,67 @@
+//! When to ask an upstream again. No I/O and no clock: the caller brings the time.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, fmt::rfc2822};
+
+/// Pauses between attempts: the first is `delay`, each further one twice as long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Backoff {
+    /// Repeats after the first attempt.
+    pub retries: u32,
+    /// Pause before the first repeat.
+    pub delay: Duration,
+}
+
+impl Backoff {
+    /// The pause before repeat `n`, counted from 0; `None` when there have been enough.
+    ///
+    /// An upstream that said when to come back is not asked before that.
+    pub fn pause(self, n: u32, retry_after: Option<Duration>) -> Option<Duration> {
+        (n < self.retries).then(|| {
+            let pause = self.delay.saturating_mul(1_u32.checked_shl(n).unwrap_or(u32::MAX));
+            pause.max(retry_after.unwrap_or_default())
+        })
+    }
+}
+
+/// The time that a `Retry-After` header asks for, in either of its forms (RFC 9110, section
+/// 10.2.3); `None` if it is in neither.
+pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let at = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_end() {
+        let backoff = Backoff { retries: 2, delay: Duration::from_secs(1) };
+        let pauses: Vec<_> = (0..3).map(|n| backoff.pause(n, None)).collect();
+        assert_eq!(pauses, [Some(Duration::from_secs(1)), Some(Duration::from_secs(2)), None]);
+        let asked = Some(Duration::from_secs(7));
+        assert_eq!(backoff.pause(0, asked), asked);
+    }
+
+    #[test]
+    fn both_forms_of_retry_after_are_read() {
+        let now: Timestamp = "1994-11-06T08:49:30Z".parse().expect("a time");
+        for (value, want) in [
+            ("120", Some(120)),
+            ("0", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)), // over already
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(retry_after(value, now), want.map(Duration::from_secs), "{value:?}");
+        }
+    }
+}
