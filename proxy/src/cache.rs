@@ -38,12 +38,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
+pub use self::lock::{LOCK_WAIT, LockError};
 use self::{
     durable::Command,
     files::{Files, StoredCheckpoint, write_and_rename},
     slots::{Groups, count_records},
 };
-pub use self::lock::{LOCK_WAIT, LockError};
 use crate::{
     log::verify::{VerifiedBundle, VerifiedTile},
     tlog::{Hash, path::Resource},
@@ -138,7 +138,6 @@ pub struct Cache {
     memory: Memory,
     usage: Arc<Usage>,
     writer: mpsc::Sender<Command>,
-    writing: tokio::task::JoinHandle<()>,
     logs: AtomicU32,
     _lock: lock::Lock,
 }
@@ -178,7 +177,10 @@ impl Cache {
         disk_budget: u64,
         refused: IntCounter,
     ) -> Result<Self, CacheError> {
-        let in_base = |source| CacheError::Io { path: base.to_owned(), source };
+        let in_base = |source| CacheError::Io {
+            path: base.to_owned(),
+            source,
+        };
         fs::create_dir_all(base.join("tiles")).map_err(in_base)?;
         let lock = lock::Lock::wait(&base.join("LOCK")).await?;
         check_format(&base.join("FORMAT"))?;
@@ -188,15 +190,16 @@ impl Cache {
             refusing: AtomicBool::new(false),
             refused,
         });
-        let (writer, writing) = durable::start(Arc::clone(&usage));
+        let writer = durable::start(Arc::clone(&usage));
         // Shards are sized by the number of entries expected: full tiles, mostly.
-        let entries = usize::try_from(memory_budget / 8_192).unwrap_or(usize::MAX).max(16);
+        let entries = usize::try_from(memory_budget / 8_192)
+            .unwrap_or(usize::MAX)
+            .max(16);
         Ok(Self {
             base: base.to_owned(),
             memory: Memory::with_weighter(entries, memory_budget, ByBytes),
             usage,
             writer,
-            writing,
             logs: AtomicU32::new(0),
             _lock: lock,
         })
@@ -256,12 +259,18 @@ impl Cache {
     /// Stores a tile. On return it is queued; it is durable after the next flush, within a second.
     pub async fn store_tile(&self, store: &Arc<LogStore>, tile: VerifiedTile, tree_size: u64) {
         // Fails only while the process ends; the tile is fetched again some day.
-        let _ = self.writer.send(Command::Tile(Arc::clone(store), tile, tree_size)).await;
+        let _ = self
+            .writer
+            .send(Command::Tile(Arc::clone(store), tile, tree_size))
+            .await;
     }
 
     /// Stores a bundle; as [`Cache::store_tile`].
     pub async fn store_bundle(&self, store: &Arc<LogStore>, bundle: VerifiedBundle) {
-        let _ = self.writer.send(Command::Bundle(Arc::clone(store), bundle)).await;
+        let _ = self
+            .writer
+            .send(Command::Bundle(Arc::clone(store), bundle))
+            .await;
     }
 
     /// Stores a checkpoint after everything stored before it. On return it survives a power loss.
@@ -274,7 +283,8 @@ impl Cache {
         size: u64,
         checkpoint: StoredCheckpoint,
     ) -> io::Result<()> {
-        self.command(|reply| Command::Checkpoint(Arc::clone(store), size, checkpoint, reply)).await
+        self.command(|reply| Command::Checkpoint(Arc::clone(store), size, checkpoint, reply))
+            .await
     }
 
     /// Makes everything stored so far durable.
@@ -291,15 +301,11 @@ impl Cache {
     ) -> io::Result<()> {
         let (reply, outcome) = oneshot::channel();
         let ended = || io::Error::new(ErrorKind::BrokenPipe, "the cache writer has ended");
-        self.writer.send(command(reply)).await.map_err(|_| ended())?;
+        self.writer
+            .send(command(reply))
+            .await
+            .map_err(|_| ended())?;
         outcome.await.map_err(|_| ended())?
-    }
-
-    /// Flushes, and ends the writer.
-    pub async fn close(self) {
-        let Self { writer, writing, .. } = self;
-        drop(writer);
-        let _ = writing.await; // says itself why it could not flush
     }
 
     /// Bytes on the disk and their budget.
@@ -314,7 +320,10 @@ impl Cache {
     pub fn name_upstream(&self, store: &LogStore, name: &str, url: &str) -> io::Result<()> {
         let path = self.base.join("upstreams.json");
         let mut known = known_upstreams(&path)?;
-        let named = NamedUpstream { name: name.to_owned(), url: url.to_owned() };
+        let named = NamedUpstream {
+            name: name.to_owned(),
+            url: url.to_owned(),
+        };
         let number = match known.iter().find(|(_, upstream)| **upstream == named) {
             Some((number, _)) => *number,
             None => {
@@ -342,7 +351,10 @@ impl Cache {
         let (tiles, bytes) = count_directory(&store.directory);
         store.tiles.fetch_add(tiles, Ordering::Relaxed);
         self.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
-        debug!(origin = store.origin, tiles, bytes, "counted what is stored");
+        debug!(
+            origin = store.origin,
+            tiles, bytes, "counted what is stored"
+        );
     }
 }
 
@@ -363,12 +375,16 @@ fn known_upstreams(path: &Path) -> io::Result<BTreeMap<u32, NamedUpstream>> {
 }
 
 fn check_format(path: &Path) -> Result<(), CacheError> {
-    let in_format = |source| CacheError::Io { path: path.to_owned(), source };
+    let in_format = |source| CacheError::Io {
+        path: path.to_owned(),
+        source,
+    };
     match fs::read_to_string(path) {
         Ok(found) if found.trim() == FORMAT.to_string() => Ok(()),
-        Ok(found) => {
-            Err(CacheError::Format { path: path.to_owned(), found: found.trim().to_owned() })
-        }
+        Ok(found) => Err(CacheError::Format {
+            path: path.to_owned(),
+            found: found.trim().to_owned(),
+        }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             write_and_rename(path, format!("{FORMAT}\n").as_bytes()).map_err(in_format)
         }
@@ -383,14 +399,19 @@ fn count_directory(directory: &Path) -> (u64, u64) {
     let (mut tiles, mut bytes) = (0, 0);
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        let Ok(metadata) = entry.metadata() else { continue };
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
         if metadata.is_dir() {
             let (more_tiles, more_bytes) = count_directory(&path);
             tiles += more_tiles;
             bytes += more_bytes;
         } else {
             bytes += metadata.blocks() * 512; // what st_blocks counts in, on every file system
-            if path.extension().is_some_and(|extension| extension == "meta") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "meta")
+            {
                 tiles += count_records(&path).unwrap_or_default();
             }
         }

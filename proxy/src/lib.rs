@@ -1,9 +1,34 @@
 //! A caching reverse proxy for transparency logs that proves every tile.
+//!
+//! What this crate guarantees: nothing is stored or served as a tile, an entry bundle or a
+//! checkpoint unless it was proven against a checkpoint that a known key signed; the tree size
+//! served for a log never goes down, restarts included; and what is cached is served whether the
+//! log can be reached or not.
+//!
+//! Start reading at [`log`], the read path. Below it, [`tlog`] and [`note`] do no I/O.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`app`] | wiring: settings to cache, log and servers; the order of stopping |
+//! | [`cache`] | verified resources: a set in memory over group files on the disk |
+//! | [`cli`] | one file a subcommand |
+//! | [`config`] | every key, its unit, default and reason |
+//! | [`http`] | routes, headers and limits |
+//! | [`log`] | the read path of one log, and how its checkpoints are followed |
+//! | [`metrics`] | every metric |
+//! | [`note`] | signed notes, verifier keys, checkpoints |
+//! | [`sync`] | scheduled prefetch |
+//! | [`tlog`] | hashes, tiles, paths, bundles, edge tiles, consistency |
+//! | [`upstream`] | bytes from a log, within limits; unverified |
 
+pub mod app;
 pub mod cache;
+pub mod cli;
 pub mod config;
+pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod note;
+pub mod sync;
 pub mod tlog;
 pub mod upstream;

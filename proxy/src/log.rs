@@ -18,17 +18,17 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tracing::warn;
 
+pub use self::follow::FollowError;
 use self::{
     fetch::{FlightError, Flights},
     verify::{NotProven, VerifiedBundle, VerifiedEdge, VerifiedTile},
 };
-pub use self::follow::FollowError;
 use crate::{
     cache::{Body, Cache, LogStore, slots::Slot},
     metrics::Metrics,
     note::{checkpoint::Checkpoint, vkey::VerifierKey},
     tlog::{
-        Hash, HASH_BYTES,
+        HASH_BYTES, Hash,
         bundle::MAX_BUNDLE_BYTES,
         path::{Bundle, Resource},
         tile::{FULL_TILE_BYTES, FULL_WIDTH, Tile, width_in},
@@ -172,6 +172,19 @@ impl Log {
         self.following.confirmed().map(|at| at.elapsed())
     }
 
+    /// The tree to serve now. Asks the log if there is none yet.
+    ///
+    /// # Errors
+    /// [`ReadError::Untrusted`].
+    pub async fn newest(self: &Arc<Self>) -> Result<Arc<Trusted>, ReadError> {
+        if let Some(trusted) = self.trusted() {
+            return Ok(trusted);
+        }
+        let refreshed = self.refresh_on_demand().await;
+        let untrusted = || ReadError::Untrusted(refreshed.err().unwrap_or(FollowError::Offline));
+        self.trusted().ok_or_else(untrusted)
+    }
+
     /// Serves a tile or a bundle.
     ///
     /// # Errors
@@ -179,7 +192,10 @@ impl Log {
     pub async fn read(self: &Arc<Self>, resource: Resource) -> Result<Body, ReadError> {
         let fetched = self.read_counted(resource).await;
         let counter = match &fetched {
-            Ok(Fetched { from_upstream: false, .. }) => &self.metrics.hits,
+            Ok(Fetched {
+                from_upstream: false,
+                ..
+            }) => &self.metrics.hits,
             // Outside the tree there is nothing to hit or miss.
             Err(ReadError::OutsideTree { .. }) => return fetched.map(|fetched| fetched.body),
             Ok(_) | Err(_) => &self.metrics.misses,
@@ -205,18 +221,31 @@ impl Log {
         match self.trusted() {
             Some(tree) if has(&tree, resource) => Ok(tree),
             // "Does not exist" is only said when the log has just been heard.
-            Some(tree) if self.age().is_some_and(|age| age <= self.options.refresh_interval) => {
-                Err(ReadError::OutsideTree { resource, size: tree.checkpoint.size })
+            Some(tree)
+                if self
+                    .age()
+                    .is_some_and(|age| age <= self.options.refresh_interval) =>
+            {
+                Err(ReadError::OutsideTree {
+                    resource,
+                    size: tree.checkpoint.size,
+                })
             }
             Some(_) => Err(ReadError::Unavailable(match refreshed {
                 Err(error) => error.to_string(),
                 Ok(()) => "its checkpoint is old".to_owned(),
             })),
-            None => Err(ReadError::Untrusted(refreshed.err().unwrap_or(FollowError::Offline))),
+            None => Err(ReadError::Untrusted(
+                refreshed.err().unwrap_or(FollowError::Offline),
+            )),
         }
     }
 
-    async fn read_tile(self: &Arc<Self>, tree: &Arc<Trusted>, tile: Tile) -> Result<Fetched, ReadError> {
+    async fn read_tile(
+        self: &Arc<Self>,
+        tree: &Arc<Trusted>,
+        tile: Tile,
+    ) -> Result<Fetched, ReadError> {
         let (wider, from_upstream) = match tree.edge.at(tile.level(), tile.index()) {
             Some(edge) => (edge.clone(), false),
             None => {
@@ -229,7 +258,10 @@ impl Log {
         };
         // `has` made sure that the wider tile has this many hashes.
         let bytes = wider.slice(..tile.bytes().min(wider.len()));
-        Ok(Fetched { body: Body::new(bytes), from_upstream })
+        Ok(Fetched {
+            body: Body::new(bytes),
+            from_upstream,
+        })
     }
 
     /// A full tile of `tree`: from memory, or by one flight from the disk or the upstream.
@@ -245,7 +277,10 @@ impl Log {
             let resource = Resource::Tile(tile);
             let store = self.known_store()?;
             if let Some(body) = self.cache.remembered(store, resource) {
-                return Ok(Fetched { body, from_upstream: false });
+                return Ok(Fetched {
+                    body,
+                    from_upstream: false,
+                });
             }
             let flight = || {
                 let (log, store, tree) = (Arc::clone(self), Arc::clone(store), Arc::clone(tree));
@@ -266,7 +301,10 @@ impl Log {
         match stored_tile(store, level, index).await {
             Some(StoredTile::Proven(tile)) => {
                 let body = self.cache.remember_tile(store, &tile);
-                return Ok(Fetched { body, from_upstream: false });
+                return Ok(Fetched {
+                    body,
+                    from_upstream: false,
+                });
             }
             Some(StoredTile::Unproven(bytes)) => {
                 let parent = self.parent_hash(tree, tile).await?;
@@ -274,12 +312,17 @@ impl Log {
                     Ok(tile) => {
                         mark_proven(store, level, index);
                         let body = self.cache.remember_tile(store, &tile);
-                        return Ok(Fetched { body, from_upstream: false });
+                        return Ok(Fetched {
+                            body,
+                            from_upstream: false,
+                        });
                     }
                     Err(error) => self.report_corrupt(&tile, &error.to_string()),
                 }
             }
-            Some(StoredTile::Corrupt) => self.report_corrupt(&tile, "its bytes and record disagree"),
+            Some(StoredTile::Corrupt) => {
+                self.report_corrupt(&tile, "its bytes and record disagree")
+            }
             None => {}
         }
         // Asked for before the parent is known, so that both are under way at once.
@@ -292,19 +335,30 @@ impl Log {
         let tile = VerifiedTile::prove(level, index, bytes, parent)
             .map_err(|source| self.not_proven(resource, "tile", upstream, source))?;
         let body = self.cache.remember_tile(store, &tile);
-        self.cache.store_tile(store, tile, tree.checkpoint.size).await;
-        Ok(Fetched { body, from_upstream: true })
+        self.cache
+            .store_tile(store, tile, tree.checkpoint.size)
+            .await;
+        Ok(Fetched {
+            body,
+            from_upstream: true,
+        })
     }
 
     /// What the tree has for a full tile's own root, in its parent.
-    async fn parent_hash(self: &Arc<Self>, tree: &Arc<Trusted>, tile: Tile) -> Result<Hash, ReadError> {
+    async fn parent_hash(
+        self: &Arc<Self>,
+        tree: &Arc<Trusted>,
+        tile: Tile,
+    ) -> Result<Hash, ReadError> {
         let missing = || ReadError::Unavailable(format!("{tile} has no parent in this tree"));
         let (level, index, slot) = tile.parent_slot().ok_or_else(missing)?;
         let parent = match tree.edge.at(level, index) {
             Some(edge) => edge.clone(),
             None => self.full_tile(tree, level, index).await?.body.bytes,
         };
-        Hash::chunks(&parent).nth(usize::from(slot)).ok_or_else(missing)
+        Hash::chunks(&parent)
+            .nth(usize::from(slot))
+            .ok_or_else(missing)
     }
 
     async fn read_bundle(
@@ -319,7 +373,10 @@ impl Log {
         let widest = wanted.with_width(width).unwrap_or(wanted);
         for candidate in [wanted, widest] {
             if let Some(body) = self.cache.remembered(store, Resource::Bundle(candidate)) {
-                return Ok(Fetched { body: narrowed(body, candidate, wanted), from_upstream: false });
+                return Ok(Fetched {
+                    body: narrowed(body, candidate, wanted),
+                    from_upstream: false,
+                });
             }
         }
         let flight = || {
@@ -342,12 +399,19 @@ impl Log {
         if let Some((bundle, bytes)) = stored_bundle(store, wanted).await {
             let leaves = self.read_tile(tree, leaf_tile).await?.body.bytes;
             // Stored meanwhile for a larger tree than this request has: its beginning will do.
-            let bundle = if bundle.width() > widest.width() { widest } else { bundle };
+            let bundle = if bundle.width() > widest.width() {
+                widest
+            } else {
+                bundle
+            };
             match VerifiedBundle::prove(bundle, &bytes, &leaves) {
                 Ok(bundle) => {
                     let body = self.cache.remember_bundle(store, &bundle);
                     let body = narrowed(body, bundle.bundle(), wanted);
-                    return Ok(Fetched { body, from_upstream: false });
+                    return Ok(Fetched {
+                        body,
+                        from_upstream: false,
+                    });
                 }
                 Err(error) => {
                     self.report_corrupt(&bundle, &error.to_string());
@@ -367,7 +431,10 @@ impl Log {
         let body = self.cache.remember_bundle(store, &bundle);
         let narrow = narrowed(body, widest, wanted);
         self.cache.store_bundle(store, bundle).await;
-        Ok(Fetched { body: narrow, from_upstream: true })
+        Ok(Fetched {
+            body: narrow,
+            from_upstream: true,
+        })
     }
 
     /// Fetches a resource, unverified; a partial one that the log has deleted, from the full one.
@@ -380,17 +447,25 @@ impl Log {
         let upstream = self.upstream.as_ref().ok_or_else(offline)?;
         let (full, hashes) = match resource {
             Resource::Bundle(bundle) => (bundle.with_width(FULL_WIDTH).map(Resource::Bundle), None),
-            Resource::Tile(tile) => (tile.with_width(FULL_WIDTH).map(Resource::Tile), Some(tile.width())),
+            Resource::Tile(tile) => (
+                tile.with_width(FULL_WIDTH).map(Resource::Tile),
+                Some(tile.width()),
+            ),
         };
         let fetched = match upstream.fetch(&resource.to_string(), limit).await {
             // Logs may delete a partial resource once the full one exists.
             Err(FetchError::NotFound { .. }) if full.is_some_and(|full| full != *resource) => {
                 let full = full.unwrap_or(*resource);
                 let limit = limit.max(FULL_TILE_BYTES);
-                upstream.fetch(&full.to_string(), limit).await.map(|bytes| match hashes {
-                    Some(width) => bytes.slice(..bytes.len().min(usize::from(width) * HASH_BYTES)),
-                    None => bytes, // its proof cuts off what is above our tree
-                })
+                upstream
+                    .fetch(&full.to_string(), limit)
+                    .await
+                    .map(|bytes| match hashes {
+                        Some(width) => {
+                            bytes.slice(..bytes.len().min(usize::from(width) * HASH_BYTES))
+                        }
+                        None => bytes, // its proof cuts off what is above our tree
+                    })
             }
             outcome => outcome,
         };
@@ -411,7 +486,10 @@ impl Log {
         match self.flights.join(resource, flight).await {
             Ok(landed) => {
                 if landed.shared {
-                    self.metrics.coalesced.with_label_values(&[self.name()]).inc();
+                    self.metrics
+                        .coalesced
+                        .with_label_values(&[self.name()])
+                        .inc();
                 }
                 Ok(landed.value)
             }
@@ -421,7 +499,9 @@ impl Log {
     }
 
     fn known_store(&self) -> Result<&Arc<LogStore>, ReadError> {
-        self.store.get().ok_or(ReadError::Untrusted(FollowError::Offline))
+        self.store
+            .get()
+            .ok_or(ReadError::Untrusted(FollowError::Offline))
     }
 
     fn not_proven(
@@ -431,9 +511,16 @@ impl Log {
         upstream: &str,
         source: NotProven,
     ) -> ReadError {
-        self.metrics.verify_failures.with_label_values(&[self.name(), kind, upstream]).inc();
+        self.metrics
+            .verify_failures
+            .with_label_values(&[self.name(), kind, upstream])
+            .inc();
         warn!(log = self.name(), %resource, upstream, error = %source, "upstream response rejected");
-        ReadError::NotProven { resource, upstream: upstream.to_owned(), source }
+        ReadError::NotProven {
+            resource,
+            upstream: upstream.to_owned(),
+            source,
+        }
     }
 
     fn report_corrupt(&self, resource: &dyn std::fmt::Display, error: &str) {
@@ -476,10 +563,16 @@ async fn stored_tile(store: &Arc<LogStore>, level: u8, index: u64) -> Option<Sto
         group.read(slot).ok()
     });
     match read.await.ok()?? {
-        Slot::Stored { bytes, proven: true, .. } => {
-            VerifiedTile::proven_before(level, index, bytes).map(StoredTile::Proven)
-        }
-        Slot::Stored { bytes, proven: false, .. } => Some(StoredTile::Unproven(bytes)),
+        Slot::Stored {
+            bytes,
+            proven: true,
+            ..
+        } => VerifiedTile::proven_before(level, index, bytes).map(StoredTile::Proven),
+        Slot::Stored {
+            bytes,
+            proven: false,
+            ..
+        } => Some(StoredTile::Unproven(bytes)),
         Slot::Corrupt => Some(StoredTile::Corrupt),
         Slot::Vacant => None,
     }

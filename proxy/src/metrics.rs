@@ -8,8 +8,9 @@ use prometheus::{
 };
 
 /// Seconds: from a memory hit to the longest wait for an upstream.
-const LATENCY_BUCKETS: [f64; 12] =
-    [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const LATENCY_BUCKETS: [f64; 12] = [
+    0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
 
 /// The metrics of one process, and where they are registered.
 #[derive(Debug)]
@@ -76,8 +77,10 @@ impl Metrics {
             registry.register(Box::new(histogram.clone()))?;
             Ok::<_, prometheus::Error>(histogram)
         };
-        let size_bytes =
-            Gauge::new("tile_proxy_cache_size_bytes", "Bytes of the cache on the disk.")?;
+        let size_bytes = Gauge::new(
+            "tile_proxy_cache_size_bytes",
+            "Bytes of the cache on the disk.",
+        )?;
         registry.register(Box::new(size_bytes.clone()))?;
         let store_refused = IntCounter::new(
             "tile_proxy_cache_store_refused_total",
@@ -85,7 +88,10 @@ impl Metrics {
         )?;
         registry.register(Box::new(store_refused.clone()))?;
         let checkpoint_size = IntGaugeVec::new(
-            Opts::new("tile_proxy_checkpoint_size", "Entries in the tree served, by log."),
+            Opts::new(
+                "tile_proxy_checkpoint_size",
+                "Entries in the tree served, by log.",
+            ),
             &["log"],
         )?;
         registry.register(Box::new(checkpoint_size.clone()))?;
@@ -181,7 +187,9 @@ pub struct UpstreamMetrics {
 impl UpstreamMetrics {
     /// Counts one request; `status` is a code, or `error`.
     pub fn observe(&self, status: &str, took: Duration) {
-        self.requests.with_label_values(&[&self.log, &self.upstream, &status.to_owned()]).inc();
+        self.requests
+            .with_label_values(&[&self.log, &self.upstream, &status.to_owned()])
+            .inc();
         self.duration.observe(took.as_secs_f64());
     }
 }
@@ -195,9 +203,17 @@ mod tests {
         let metrics = Metrics::new().expect("registered");
         metrics.hits.with_label_values(&["rome"]).inc();
         metrics.misses.with_label_values(&["rome"]).inc();
-        metrics.upstream("rome", "cdn").observe("200", Duration::from_millis(3));
-        metrics.request_duration.with_label_values(&["rome", "tile"]).observe(0.001);
-        metrics.sync_last_success.with_label_values(&["rome"]).set(1.0);
+        metrics
+            .upstream("rome", "cdn")
+            .observe("200", Duration::from_millis(3));
+        metrics
+            .request_duration
+            .with_label_values(&["rome", "tile"])
+            .observe(0.001);
+        metrics
+            .sync_last_success
+            .with_label_values(&["rome"])
+            .set(1.0);
         let text = String::from_utf8(metrics.render()).expect("UTF-8");
         for line in [
             "tile_proxy_cache_hits_total{log=\"rome\"} 1",

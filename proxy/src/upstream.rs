@@ -14,8 +14,11 @@ use self::retry::{Backoff, retry_after};
 use crate::{config::UpstreamSettings, metrics::UpstreamMetrics};
 
 /// How we introduce ourselves. Logs ask for a way to find out who reads them.
-const USER_AGENT: &str =
-    concat!("tile-proxy/", env!("CARGO_PKG_VERSION"), " (+https://tiles.stella-ops.org)");
+const USER_AGENT: &str = concat!(
+    "tile-proxy/",
+    env!("CARGO_PKG_VERSION"),
+    " (+https://tiles.stella-ops.org)"
+);
 
 /// Longest time to a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,7 +108,10 @@ impl Upstream {
     ) -> Result<Self, reqwest::Error> {
         let redirects = reqwest::redirect::Policy::custom(|attempt| {
             let host = |url: &Url| (url.scheme().to_owned(), url.authority().to_owned());
-            let same = attempt.previous().first().is_some_and(|first| host(first) == host(attempt.url()));
+            let same = attempt
+                .previous()
+                .first()
+                .is_some_and(|first| host(first) == host(attempt.url()));
             match attempt.previous().len() {
                 // Bytes are proven wherever they are from; but what we ask for, and how often,
                 // concerns nobody else.
@@ -120,7 +126,13 @@ impl Upstream {
             .timeout(settings.timeout)
             .redirect(redirects)
             .build()?;
-        Ok(Self { settings, client, backoff, slots: Semaphore::new(requests), metrics })
+        Ok(Self {
+            settings,
+            client,
+            backoff,
+            slots: Semaphore::new(requests),
+            metrics,
+        })
     }
 
     /// Its name in metrics, records and messages.
@@ -148,12 +160,17 @@ impl Upstream {
     pub async fn fetch(&self, path: &str, limit: usize) -> Result<Bytes, FetchError> {
         let mut attempts = 0;
         loop {
-            let error = match self.attempt(&self.settings.tile_base_url, path, limit).await {
+            let error = match self
+                .attempt(&self.settings.tile_base_url, path, limit)
+                .await
+            {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => error,
             };
             let pause = self.backoff.pause(attempts, error.retry_after());
-            let Some(pause) = pause.filter(|_| error.is_transient()) else { return Err(error) };
+            let Some(pause) = pause.filter(|_| error.is_transient()) else {
+                return Err(error);
+            };
             debug!(upstream = self.name(), path, %error, ?pause, "upstream asked again");
             tokio::time::sleep(pause).await;
             attempts += 1;
@@ -165,9 +182,15 @@ impl Upstream {
             upstream: self.name().to_owned(),
             message,
         };
-        let url = base.join(path).map_err(|error| network(error.to_string()))?;
+        let url = base
+            .join(path)
+            .map_err(|error| network(error.to_string()))?;
         // Never closed, so it is always had.
-        let _slot = self.slots.acquire().await.map_err(|error| network(error.to_string()))?;
+        let _slot = self
+            .slots
+            .acquire()
+            .await
+            .map_err(|error| network(error.to_string()))?;
         let begin = Instant::now();
         let outcome = self.get(url, limit).await;
         let status = match &outcome {
@@ -191,10 +214,15 @@ impl Upstream {
         let mut response = self.client.get(url).send().await.map_err(network)?;
         let status = response.status();
         if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            return Err(FetchError::NotFound { upstream: upstream() });
+            return Err(FetchError::NotFound {
+                upstream: upstream(),
+            });
         }
         if status != StatusCode::OK {
-            let after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
+            let after = response
+                .headers()
+                .get(header::RETRY_AFTER)
+                .and_then(|v| v.to_str().ok());
             return Err(FetchError::Status {
                 upstream: upstream(),
                 status,
@@ -205,7 +233,10 @@ impl Upstream {
         while let Some(chunk) = response.chunk().await.map_err(network)? {
             // The decompressed length: what a header announces is not believed.
             if body.len() + chunk.len() > limit {
-                return Err(FetchError::TooLarge { upstream: upstream(), limit });
+                return Err(FetchError::TooLarge {
+                    upstream: upstream(),
+                    limit,
+                });
             }
             body.extend_from_slice(&chunk);
         }

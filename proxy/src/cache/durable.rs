@@ -37,15 +37,27 @@ const BATCH: usize = 1_024;
 /// What to write.
 pub(super) enum Command {
     Bundle(Arc<LogStore>, VerifiedBundle),
-    Checkpoint(Arc<LogStore>, u64, StoredCheckpoint, oneshot::Sender<io::Result<()>>),
+    Checkpoint(
+        Arc<LogStore>,
+        u64,
+        StoredCheckpoint,
+        oneshot::Sender<io::Result<()>>,
+    ),
     Flush(oneshot::Sender<io::Result<()>>),
     Tile(Arc<LogStore>, VerifiedTile, u64),
 }
 
 /// Starts the writer. It ends, after a last flush, when all senders are gone.
-pub(super) fn start(usage: Arc<Usage>) -> (mpsc::Sender<Command>, tokio::task::JoinHandle<()>) {
+pub(super) fn start(usage: Arc<Usage>) -> mpsc::Sender<Command> {
     let (sender, receiver) = mpsc::channel(BATCH);
-    (sender, tokio::spawn(run(receiver, Disk { usage, dirty: Dirty::default() })))
+    tokio::spawn(run(
+        receiver,
+        Disk {
+            usage,
+            dirty: Dirty::default(),
+        },
+    ));
+    sender
 }
 
 async fn run(mut commands: mpsc::Receiver<Command>, mut disk: Disk) {
@@ -109,13 +121,18 @@ impl Disk {
         match command {
             Command::Bundle(store, bundle) => {
                 let wanted = bundle.bytes().len() as u64;
-                let stored = self.usage.has_room(wanted).then(|| self.write_bundle(&store, &bundle));
+                let stored = self
+                    .usage
+                    .has_room(wanted)
+                    .then(|| self.write_bundle(&store, &bundle));
                 self.account(stored, bundle.bundle(), wanted);
             }
             Command::Tile(store, tile, tree_size) => {
                 let wanted = (FULL_TILE_BYTES + RECORD_BYTES) as u64;
-                let stored =
-                    self.usage.has_room(wanted).then(|| self.write_tile(&store, &tile, tree_size));
+                let stored = self
+                    .usage
+                    .has_room(wanted)
+                    .then(|| self.write_tile(&store, &tile, tree_size));
                 if matches!(stored, Some(Ok(()))) {
                     store.tiles.fetch_add(1, Ordering::Relaxed);
                 }
@@ -134,7 +151,12 @@ impl Disk {
         }
     }
 
-    fn write_tile(&mut self, store: &LogStore, tile: &VerifiedTile, tree_size: u64) -> io::Result<()> {
+    fn write_tile(
+        &mut self,
+        store: &LogStore,
+        tile: &VerifiedTile,
+        tree_size: u64,
+    ) -> io::Result<()> {
         let (level, index) = (tile.tile().level(), tile.tile().index());
         let (group, slot) = store.groups.find_or_create(level, index)?;
         let record = Record {
@@ -145,26 +167,42 @@ impl Disk {
         };
         group.write(slot, tile.bytes(), &record)?;
         let key = (store.number, level, index / super::slots::GROUP_SLOTS);
-        self.dirty.groups.entry(key).or_insert_with(|| (group, Vec::new())).1.push(slot);
+        self.dirty
+            .groups
+            .entry(key)
+            .or_insert_with(|| (group, Vec::new()))
+            .1
+            .push(slot);
         let directory = store.groups.level_directory(level);
-        self.dirty.directories.insert((directory, store.directory.clone()));
+        self.dirty
+            .directories
+            .insert((directory, store.directory.clone()));
         Ok(())
     }
 
     fn write_bundle(&mut self, store: &LogStore, bundle: &VerifiedBundle) -> io::Result<()> {
         // Its bytes are durable on return; its name is after the next flush.
         let directory = store.files.write_bundle(bundle.bundle(), bundle.bytes())?;
-        self.dirty.directories.insert((directory, store.directory.clone()));
+        self.dirty
+            .directories
+            .insert((directory, store.directory.clone()));
         Ok(())
     }
 
     /// Counts what was stored, and says once when storing stops and once when it goes on.
-    fn account(&mut self, stored: Option<io::Result<()>>, what: impl std::fmt::Display, bytes: u64) {
+    fn account(
+        &mut self,
+        stored: Option<io::Result<()>>,
+        what: impl std::fmt::Display,
+        bytes: u64,
+    ) {
         let error = match stored {
             Some(Ok(())) => {
                 self.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
                 self.dirty.bytes += bytes;
-                self.dirty.since.get_or_insert_with(tokio::time::Instant::now);
+                self.dirty
+                    .since
+                    .get_or_insert_with(tokio::time::Instant::now);
                 if self.usage.refusing.swap(false, Ordering::Relaxed) {
                     info!("cache stores again");
                 }
@@ -181,7 +219,12 @@ impl Disk {
 
     /// Makes everything written so far durable.
     fn flush(&mut self) -> io::Result<()> {
-        let Dirty { since: _, bytes: _, groups, directories } = std::mem::take(&mut self.dirty);
+        let Dirty {
+            since: _,
+            bytes: _,
+            groups,
+            directories,
+        } = std::mem::take(&mut self.dirty);
         let mut outcome = Ok(());
         for (group, slots) in groups.into_values() {
             if let Err(error) = group.sync() {
@@ -204,6 +247,8 @@ impl Disk {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -59,7 +59,9 @@ impl Files {
     /// The narrowest stored bundle at `index` with at least `width` entries. Not proven.
     pub fn read_bundle(&self, wanted: Bundle) -> io::Result<Option<(Bundle, Bytes)>> {
         for width in self.stored_widths(wanted)? {
-            let Some(bundle) = wanted.with_width(width) else { continue };
+            let Some(bundle) = wanted.with_width(width) else {
+                continue;
+            };
             match read_at_most(&self.bundle_path(bundle), MAX_BUNDLE_BYTES) {
                 Ok(bytes) => return Ok(Some((bundle, bytes))),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -96,9 +98,17 @@ impl Files {
         for size in self.checkpoint_sizes()?.into_iter().rev() {
             let [note, edge] = self.checkpoint_paths(size);
             // One without the other is what a crash left; the next smaller pair is whole.
-            let stored_at = fs::metadata(&note).and_then(|metadata| metadata.modified()).ok();
-            let (Ok(note), Ok(edge)) = (fs::read(note), fs::read(edge)) else { continue };
-            stored.push(StoredCheckpoint { note: note.into(), edge: edge.into(), stored_at });
+            let stored_at = fs::metadata(&note)
+                .and_then(|metadata| metadata.modified())
+                .ok();
+            let (Ok(note), Ok(edge)) = (fs::read(note), fs::read(edge)) else {
+                continue;
+            };
+            stored.push(StoredCheckpoint {
+                note: note.into(),
+                edge: edge.into(),
+                stored_at,
+            });
         }
         Ok(stored)
     }
@@ -149,13 +159,15 @@ impl Files {
     fn bundle_path(&self, bundle: Bundle) -> PathBuf {
         // `tile/entries/…` on the wire is `entries/…` in the log's directory.
         let path = bundle.to_string();
-        self.directory.join(path.strip_prefix("tile/").unwrap_or(&path))
+        self.directory
+            .join(path.strip_prefix("tile/").unwrap_or(&path))
     }
 
     fn partials_directory(&self, bundle: Bundle) -> PathBuf {
         let mut path = bundle.with_width(FULL_WIDTH).unwrap_or(bundle).to_string();
         path.push_str(".p");
-        self.directory.join(path.strip_prefix("tile/").unwrap_or(&path))
+        self.directory
+            .join(path.strip_prefix("tile/").unwrap_or(&path))
     }
 
     /// Widths at least as large as the wanted one, narrowest first; the full one always among them.
@@ -170,7 +182,10 @@ impl Files {
             Err(error) => return Err(error),
         };
         for entry in entries {
-            let width = entry?.file_name().to_str().and_then(|name| name.parse::<u16>().ok());
+            let width = entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u16>().ok());
             widths.extend(width.filter(|width| (wanted.width()..FULL_WIDTH).contains(width)));
         }
         widths.sort_unstable();
@@ -182,7 +197,8 @@ impl Files {
     }
 
     fn checkpoint_paths(&self, size: u64) -> [PathBuf; 2] {
-        ["checkpoint", "edge"].map(|kind| self.checkpoint_directory().join(format!("{size}.{kind}")))
+        ["checkpoint", "edge"]
+            .map(|kind| self.checkpoint_directory().join(format!("{size}.{kind}")))
     }
 
     /// Sizes for which a note is stored, ascending.
@@ -195,7 +211,9 @@ impl Files {
         let mut sizes = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
-            let size = name.to_str().and_then(|name| name.strip_suffix(".checkpoint")?.parse::<u64>().ok());
+            let size = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".checkpoint")?.parse::<u64>().ok());
             sizes.extend(size);
         }
         sizes.sort_unstable();
@@ -206,7 +224,10 @@ impl Files {
 /// Reads a file that must not be larger than `limit` bytes.
 fn read_at_most(path: &Path, limit: usize) -> io::Result<Bytes> {
     if fs::metadata(path)?.len() > limit as u64 {
-        return Err(io::Error::new(ErrorKind::InvalidData, "larger than what it should be"));
+        return Err(io::Error::new(
+            ErrorKind::InvalidData,
+            "larger than what it should be",
+        ));
     }
     fs::read(path).map(Bytes::from)
 }
@@ -265,12 +286,21 @@ mod tests {
         assert!(files.read_bundle(bundle(1)).expect("readable").is_none());
         files.write_bundle(bundle(10), b"ten").expect("written");
         files.write_bundle(bundle(20), b"twenty").expect("written");
-        for (wanted, want) in [(5, Some(10)), (10, Some(10)), (11, Some(20)), (21, None), (256, None)] {
+        for (wanted, want) in [
+            (5, Some(10)),
+            (10, Some(10)),
+            (11, Some(20)),
+            (21, None),
+            (256, None),
+        ] {
             let got = files.read_bundle(bundle(wanted)).expect("readable");
             assert_eq!(got.map(|(b, _)| b.width()), want, "width {wanted}");
         }
         files.write_bundle(bundle(256), b"all").expect("written");
-        let (got, bytes) = files.read_bundle(bundle(5)).expect("readable").expect("stored");
+        let (got, bytes) = files
+            .read_bundle(bundle(5))
+            .expect("readable")
+            .expect("stored");
         assert_eq!((got.width(), bytes.as_ref()), (256, &b"all"[..]));
     }
 
@@ -283,10 +313,16 @@ mod tests {
                 edge: Bytes::from_static(b"e"),
                 stored_at: None,
             };
-            files.write_checkpoint("rome.example/2026h1", size, &stored).expect("written");
+            files
+                .write_checkpoint("rome.example/2026h1", size, &stored)
+                .expect("written");
         }
-        let notes: Vec<Bytes> =
-            files.read_checkpoints().expect("readable").into_iter().map(|c| c.note).collect();
+        let notes: Vec<Bytes> = files
+            .read_checkpoints()
+            .expect("readable")
+            .into_iter()
+            .map(|c| c.note)
+            .collect();
         assert_eq!(notes, ["1000", "101", "100", "99"]);
         let origin = fs::read_to_string(directory.path().join("log/origin")).expect("readable");
         assert_eq!(origin, "rome.example/2026h1\n");
@@ -301,7 +337,9 @@ mod tests {
                 edge: Bytes::new(),
                 stored_at: None,
             };
-            files.write_checkpoint("rome", u64::from(size), &stored).expect("written");
+            files
+                .write_checkpoint("rome", u64::from(size), &stored)
+                .expect("written");
         }
         fs::remove_file(directory.path().join("log/checkpoints/2.edge")).expect("there");
         let stored = files.read_checkpoints().expect("readable");

@@ -41,7 +41,10 @@ pub(super) struct Lock {
 impl Lock {
     /// Waits for the lock.
     pub(super) async fn wait(path: &Path) -> Result<Self, LockError> {
-        let failed = |source| LockError::Io { path: path.to_owned(), source };
+        let failed = |source| LockError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let file = File::options()
             .read(true)
             .write(true)

@@ -110,8 +110,12 @@ impl Group {
     fn open(directory: &Path, group: u64, create: bool) -> io::Result<Option<Self>> {
         let open = |extension: &str, length: u64| -> io::Result<File> {
             let path = directory.join(format!("{group}.{extension}"));
-            let file =
-                OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(create)
+                .truncate(false)
+                .open(path)?;
             if file.metadata()?.len() < length {
                 file.set_len(length)?; // sparse: takes no blocks yet
             }
@@ -123,7 +127,11 @@ impl Group {
         let files = open("tiles", GROUP_SLOTS * FULL_TILE_BYTES as u64)
             .and_then(|tiles| Ok((tiles, open("meta", GROUP_SLOTS * RECORD_BYTES as u64)?)));
         match files {
-            Ok((tiles, meta)) => Ok(Some(Self { tiles, meta, proven: Default::default() })),
+            Ok((tiles, meta)) => Ok(Some(Self {
+                tiles,
+                meta,
+                proven: Default::default(),
+            })),
             Err(error) if error.kind() == ErrorKind::NotFound && !create => Ok(None),
             Err(error) => Err(error),
         }
@@ -132,18 +140,26 @@ impl Group {
     /// Reads one slot. Blocks on the disk; one read of 64 bytes and one of 8,192.
     pub fn read(&self, slot: u64) -> io::Result<Slot> {
         let mut record = [0; RECORD_BYTES];
-        self.meta.read_exact_at(&mut record, slot * RECORD_BYTES as u64)?;
+        self.meta
+            .read_exact_at(&mut record, slot * RECORD_BYTES as u64)?;
         if record == [0; RECORD_BYTES] {
             return Ok(Slot::Vacant);
         }
-        let Some(record) = Record::decode(&record) else { return Ok(Slot::Corrupt) };
+        let Some(record) = Record::decode(&record) else {
+            return Ok(Slot::Corrupt);
+        };
         let mut bytes = vec![0; FULL_TILE_BYTES];
-        self.tiles.read_exact_at(&mut bytes, slot * FULL_TILE_BYTES as u64)?;
+        self.tiles
+            .read_exact_at(&mut bytes, slot * FULL_TILE_BYTES as u64)?;
         if Hash::of(&bytes) != record.digest {
             return Ok(Slot::Corrupt);
         }
         let proven = self.word(slot).load(Ordering::Relaxed) & Self::bit(slot) != 0;
-        Ok(Slot::Stored { bytes: bytes.into(), record, proven })
+        Ok(Slot::Stored {
+            bytes: bytes.into(),
+            record,
+            proven,
+        })
     }
 
     /// Remembers that the tree has proven what this slot holds.
@@ -155,15 +171,18 @@ impl Group {
     pub(super) fn write(&self, slot: u64, bytes: &[u8], record: &Record) -> io::Result<()> {
         // The bytes first. If only the record survives a crash, the digest tells; if only the bytes
         // do, the slot reads as vacant.
-        self.tiles.write_all_at(bytes, slot * FULL_TILE_BYTES as u64)?;
-        self.meta.write_all_at(&record.encode(), slot * RECORD_BYTES as u64)?;
+        self.tiles
+            .write_all_at(bytes, slot * FULL_TILE_BYTES as u64)?;
+        self.meta
+            .write_all_at(&record.encode(), slot * RECORD_BYTES as u64)?;
         self.mark_proven(slot);
         Ok(())
     }
 
     /// Makes a slot read as vacant.
     pub(super) fn forget(&self, slot: u64) -> io::Result<()> {
-        self.meta.write_all_at(&[0; RECORD_BYTES], slot * RECORD_BYTES as u64)
+        self.meta
+            .write_all_at(&[0; RECORD_BYTES], slot * RECORD_BYTES as u64)
     }
 
     /// Brings bytes, then records, to the disk.
@@ -191,7 +210,10 @@ pub struct Groups {
 impl Groups {
     /// The groups below a log's directory.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, open: Recent::new(OPEN_GROUPS) }
+        Self {
+            directory,
+            open: Recent::new(OPEN_GROUPS),
+        }
     }
 
     /// The group of a full tile, and its slot there; `None` if nothing was ever stored near it.
@@ -201,7 +223,8 @@ impl Groups {
 
     /// As [`Groups::find`], and creates the group.
     pub(super) fn find_or_create(&self, level: u8, index: u64) -> io::Result<(Arc<Group>, u64)> {
-        self.get(level, index, true)?.ok_or_else(|| ErrorKind::NotFound.into())
+        self.get(level, index, true)?
+            .ok_or_else(|| ErrorKind::NotFound.into())
     }
 
     /// Directory of one level's groups.
@@ -228,7 +251,10 @@ impl Groups {
 pub(super) fn count_records(meta: &Path) -> io::Result<u64> {
     let records = fs::read(meta)?;
     let records = records.as_chunks::<RECORD_BYTES>().0;
-    Ok(records.iter().filter(|record| Record::decode(record).is_some()).count() as u64)
+    Ok(records
+        .iter()
+        .filter(|record| Record::decode(record).is_some())
+        .count() as u64)
 }
 
 #[cfg(test)]
@@ -262,18 +288,34 @@ mod tests {
         let groups = Groups::new(directory.path().to_owned());
         assert!(groups.find(0, 1_023).expect("readable").is_none());
         let (group, slot) = groups.find_or_create(0, 1_023).expect("created");
-        group.write(slot, &[7; FULL_TILE_BYTES], &record()).expect("written");
+        group
+            .write(slot, &[7; FULL_TILE_BYTES], &record())
+            .expect("written");
         group.sync().expect("synced");
 
         let again = Groups::new(directory.path().to_owned());
         let (group, slot) = again.find(0, 1_023).expect("readable").expect("exists");
-        let Slot::Stored { bytes, record: got, proven } = group.read(slot).expect("readable") else {
+        let Slot::Stored {
+            bytes,
+            record: got,
+            proven,
+        } = group.read(slot).expect("readable")
+        else {
             panic!("the tile is not there");
         };
-        assert_eq!((bytes.len(), got, proven), (FULL_TILE_BYTES, record(), false));
+        assert_eq!(
+            (bytes.len(), got, proven),
+            (FULL_TILE_BYTES, record(), false)
+        );
         assert!(matches!(group.read(slot - 1), Ok(Slot::Vacant)));
-        assert!(again.find(0, 1_024).expect("readable").is_none(), "the next group");
-        assert_eq!(count_records(&directory.path().join("0/0.meta")).expect("readable"), 1);
+        assert!(
+            again.find(0, 1_024).expect("readable").is_none(),
+            "the next group"
+        );
+        assert_eq!(
+            count_records(&directory.path().join("0/0.meta")).expect("readable"),
+            1
+        );
     }
 
     #[test]
@@ -282,7 +324,9 @@ mod tests {
             let directory = tempfile::tempdir().expect("a directory");
             let groups = Groups::new(directory.path().to_owned());
             let (group, slot) = groups.find_or_create(1, 0).expect("created");
-            group.write(slot, &[7; FULL_TILE_BYTES], &record()).expect("written");
+            group
+                .write(slot, &[7; FULL_TILE_BYTES], &record())
+                .expect("written");
             let rotten = OpenOptions::new()
                 .write(true)
                 .open(directory.path().join("1").join(file))

@@ -51,7 +51,11 @@ where
     /// Flights whose callers wait at most `max_wait`, and whose errors are remembered for
     /// `error_ttl`.
     pub fn new(max_wait: Duration, error_ttl: Duration) -> Self {
-        Self { in_flight: Arc::default(), max_wait, error_ttl }
+        Self {
+            in_flight: Arc::default(),
+            max_wait,
+            error_ttl,
+        }
     }
 
     /// How long an error answers those who come after it.
@@ -85,7 +89,10 @@ where
     where
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self
+            .in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(landing) = in_flight.get(&key) {
             return (landing.clone(), true);
         }
@@ -95,7 +102,10 @@ where
 
         // Created here and not in the spawned block, so that `task` itself need not be `Send`.
         let task = task();
-        let cleared = Clear { map: Arc::clone(&self.in_flight), key };
+        let cleared = Clear {
+            map: Arc::clone(&self.in_flight),
+            key,
+        };
         let (max_wait, error_ttl) = (self.max_wait, self.error_ttl);
         tokio::spawn(async move {
             let cleared = cleared; // also when the task panics
@@ -120,7 +130,10 @@ struct Clear<K: Eq + Hash, V, E> {
 
 impl<K: Eq + Hash, V, E> Drop for Clear<K, V, E> {
     fn drop(&mut self) {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
     }
 }
 
@@ -151,7 +164,11 @@ mod tests {
         let (flights, starts) = (flights(), Arc::new(AtomicUsize::new(0)));
         let calls = (0..200).map(|_| flights.join("a", || slow(Arc::clone(&starts), 1, Ok(()))));
         let landed = futures::future::join_all(calls).await;
-        assert!(landed.iter().all(|l| l.as_ref().is_ok_and(|l| l.value == 1)));
+        assert!(
+            landed
+                .iter()
+                .all(|l| l.as_ref().is_ok_and(|l| l.value == 1))
+        );
         assert_eq!(landed.iter().flatten().filter(|l| !l.shared).count(), 1);
         assert_eq!(starts.load(Ordering::SeqCst), 1);
     }
@@ -160,20 +177,41 @@ mod tests {
     async fn a_caller_that_leaves_does_not_end_the_flight() {
         let (flights, starts) = (flights(), Arc::new(AtomicUsize::new(0)));
         let first = flights.join("a", || slow(Arc::clone(&starts), 2, Ok(())));
-        assert!(tokio::time::timeout(Duration::from_secs(1), first).await.is_err());
-        let second = flights.join("a", || slow(Arc::clone(&starts), 2, Ok(()))).await;
-        assert_eq!(second, Ok(Landed { value: 1, shared: true }));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), first)
+                .await
+                .is_err()
+        );
+        let second = flights
+            .join("a", || slow(Arc::clone(&starts), 2, Ok(())))
+            .await;
+        assert_eq!(
+            second,
+            Ok(Landed {
+                value: 1,
+                shared: true
+            })
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_error_is_remembered_for_its_time_and_no_longer() {
         let (flights, starts) = (flights(), Arc::new(AtomicUsize::new(0)));
         let failing = || slow(Arc::clone(&starts), 0, Err("down"));
-        assert_eq!(flights.join("a", failing).await, Err(FlightError::Failed("down")));
-        assert_eq!(flights.join("a", failing).await, Err(FlightError::Failed("down")));
+        assert_eq!(
+            flights.join("a", failing).await,
+            Err(FlightError::Failed("down"))
+        );
+        assert_eq!(
+            flights.join("a", failing).await,
+            Err(FlightError::Failed("down"))
+        );
         assert_eq!(starts.load(Ordering::SeqCst), 1);
         tokio::time::sleep(Duration::from_millis(501)).await;
-        assert_eq!(flights.join("a", failing).await, Err(FlightError::Failed("down")));
+        assert_eq!(
+            flights.join("a", failing).await,
+            Err(FlightError::Failed("down"))
+        );
         assert_eq!(starts.load(Ordering::SeqCst), 2);
     }
 
@@ -181,7 +219,9 @@ mod tests {
     async fn nobody_waits_longer_than_the_limit() {
         let (flights, starts) = (flights(), Arc::new(AtomicUsize::new(0)));
         let begin = tokio::time::Instant::now();
-        let late = flights.join("a", || slow(Arc::clone(&starts), 60, Ok(()))).await;
+        let late = flights
+            .join("a", || slow(Arc::clone(&starts), 60, Ok(())))
+            .await;
         assert_eq!(late, Err(FlightError::TimedOut));
         assert_eq!(begin.elapsed(), Duration::from_secs(5));
     }
@@ -190,8 +230,14 @@ mod tests {
     async fn a_flight_that_panics_leaves_the_way_free() {
         let flights = flights();
         let panicking = || async { panic!("a bug") };
-        assert_eq!(flights.join("a", panicking).await, Err(FlightError::TimedOut));
+        assert_eq!(
+            flights.join("a", panicking).await,
+            Err(FlightError::TimedOut)
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(flights.join("a", || async { Ok(7) }).await.map(|l| l.value), Ok(7));
+        assert_eq!(
+            flights.join("a", || async { Ok(7) }).await.map(|l| l.value),
+            Ok(7)
+        );
     }
 }

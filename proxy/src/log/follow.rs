@@ -176,12 +176,17 @@ impl Log {
         let log = Arc::clone(self);
         // A task of its own, because a client that leaves must not end a refresh half-way.
         let refresh = tokio::spawn(async move {
-            log.refresh_unless(|last| last.elapsed() < ON_DEMAND_INTERVAL).await
+            log.refresh_unless(|last| last.elapsed() < ON_DEMAND_INTERVAL)
+                .await
         });
         match tokio::time::timeout(self.options.max_wait, refresh).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(FollowError::Fetch(FetchError::Network {
-                upstream: self.upstream.as_ref().map_or("nobody", |u| u.name()).to_owned(),
+                upstream: self
+                    .upstream
+                    .as_ref()
+                    .map_or("nobody", |u| u.name())
+                    .to_owned(),
                 message: format!("no answer within {:?}", self.options.max_wait),
             })),
         }
@@ -199,7 +204,11 @@ impl Log {
 
     /// How the last refresh ended; `None` before the first.
     pub fn last_refresh(&self) -> Option<Result<(), FollowError>> {
-        self.following.state().attempted.as_ref().map(|(_, outcome)| outcome.clone())
+        self.following
+            .state()
+            .attempted
+            .as_ref()
+            .map(|(_, outcome)| outcome.clone())
     }
 
     async fn refresh_unless(
@@ -226,7 +235,9 @@ impl Log {
         }
         let last = state.attempted.replace((begin, outcome.clone()));
         drop(state);
-        let before = last.and_then(|(_, outcome)| outcome.err()).map(|error| error.to_string());
+        let before = last
+            .and_then(|(_, outcome)| outcome.err())
+            .map(|error| error.to_string());
         match outcome {
             Ok(()) if before.is_some() => info!(log = self.name(), "log followed again"),
             Err(error) if before.as_deref() != Some(&error.to_string()) => {
@@ -239,8 +250,13 @@ impl Log {
     async fn refresh_now(self: &Arc<Self>) -> Result<(), FollowError> {
         let upstream = self.upstream.as_ref().ok_or(FollowError::Offline)?;
         let limit = self.options.checkpoint_bytes;
-        let note = upstream.checkpoint(limit).await.map_err(FollowError::Fetch)?;
-        let offered = self.open(&note).inspect_err(|_| self.count_failure("checkpoint"))?;
+        let note = upstream
+            .checkpoint(limit)
+            .await
+            .map_err(FollowError::Fetch)?;
+        let offered = self
+            .open(&note)
+            .inspect_err(|_| self.count_failure("checkpoint"))?;
         let Some(trusted) = self.trusted.load_full() else {
             let edge = self.fetch_edge(&offered).await?;
             return self.publish(offered, note, edge).await;
@@ -256,9 +272,10 @@ impl Log {
             let proven = prefix_root(old, &spine).ok_or_else(|| wrong_spine(old, new))?;
             return Err(match conclude(&trusted.checkpoint, &offered, proven) {
                 Conclusion::SplitView => self.split_view(&trusted, &offered, &note),
-                Conclusion::Advance | Conclusion::Stale => {
-                    FollowError::Stale { trusted: new, offered: old }
-                }
+                Conclusion::Advance | Conclusion::Stale => FollowError::Stale {
+                    trusted: new,
+                    offered: old,
+                },
             });
         }
         let edge = self.fetch_edge(&offered).await?;
@@ -277,9 +294,10 @@ impl Log {
         let offered = Checkpoint::parse(note::open(note, &self.options.keys)?)?;
         let known = self.store.get().map(|store| store.origin());
         match self.options.origin.as_deref().or(known) {
-            Some(want) if want != offered.origin => {
-                Err(FollowError::Origin { want: want.to_owned(), got: offered.origin })
-            }
+            Some(want) if want != offered.origin => Err(FollowError::Origin {
+                want: want.to_owned(),
+                got: offered.origin,
+            }),
             _ => Ok(offered),
         }
     }
@@ -290,7 +308,10 @@ impl Log {
         let contents = try_join_all(tiles.iter().map(|tile| self.fetch_tile(*tile))).await?;
         VerifiedEdge::prove(offered, contents).map_err(|source| {
             self.count_failure("edge");
-            FollowError::Edge { size: offered.size, source }
+            FollowError::Edge {
+                size: offered.size,
+                source,
+            }
         })
     }
 
@@ -334,7 +355,11 @@ impl Log {
         let fetched = self.fetch(&Resource::Tile(tile), FULL_TILE_BYTES).await;
         let network = |error: ReadError| {
             FollowError::Fetch(FetchError::Network {
-                upstream: self.upstream.as_ref().map_or("nobody", |u| u.name()).to_owned(),
+                upstream: self
+                    .upstream
+                    .as_ref()
+                    .map_or("nobody", |u| u.name())
+                    .to_owned(),
                 message: format!("{tile}: {error}"),
             })
         };
@@ -355,32 +380,61 @@ impl Log {
                 self.store.get().ok_or(FollowError::Offline)?
             }
         };
-        let tiles: BytesMut = edge.tiles().iter().flat_map(|(_, bytes)| bytes.clone()).collect();
-        let stored = StoredCheckpoint { note: note.clone(), edge: tiles.freeze(), stored_at: None };
+        let tiles: BytesMut = edge
+            .tiles()
+            .iter()
+            .flat_map(|(_, bytes)| bytes.clone())
+            .collect();
+        let stored = StoredCheckpoint {
+            note: note.clone(),
+            edge: tiles.freeze(),
+            stored_at: None,
+        };
         self.cache
             .store_checkpoint(store, checkpoint.size, stored)
             .await
             .map_err(|error| FollowError::Store(error.to_string()))?;
-        self.serve(Trusted { checkpoint, note, edge, servable: true });
+        self.serve(Trusted {
+            checkpoint,
+            note,
+            edge,
+            servable: true,
+        });
         Ok(())
     }
 
     /// Serves a tree from now on.
     fn serve(&self, trusted: Trusted) {
         let size = trusted.checkpoint.size;
-        debug!(log = self.name(), origin = trusted.checkpoint.origin, size, "checkpoint trusted");
-        let gauge = self.metrics.checkpoint_size.with_label_values(&[self.name()]);
+        debug!(
+            log = self.name(),
+            origin = trusted.checkpoint.origin,
+            size,
+            "checkpoint trusted"
+        );
+        let gauge = self
+            .metrics
+            .checkpoint_size
+            .with_label_values(&[self.name()]);
         gauge.set(i64::try_from(size).unwrap_or(i64::MAX));
         self.trusted.store(Some(Arc::new(trusted)));
     }
 
     /// Keeps the full tiles that a consistency proof had to fetch: somebody will want them.
     async fn keep_spine(&self, spine: Vec<(Tile, Bytes)>, tree_size: u64) {
-        let Some(store) = self.store.get() else { return };
+        let Some(store) = self.store.get() else {
+            return;
+        };
         for pair in spine.windows(2) {
-            let [(_, parent), (tile, bytes)] = pair else { continue };
-            let Some((_, _, slot)) = tile.parent_slot().filter(|_| tile.is_full()) else { continue };
-            let Some(hash) = Hash::chunks(parent).nth(usize::from(slot)) else { continue };
+            let [(_, parent), (tile, bytes)] = pair else {
+                continue;
+            };
+            let Some((_, _, slot)) = tile.parent_slot().filter(|_| tile.is_full()) else {
+                continue;
+            };
+            let Some(hash) = Hash::chunks(parent).nth(usize::from(slot)) else {
+                continue;
+            };
             if let Ok(tile) = VerifiedTile::prove(tile.level(), tile.index(), bytes.clone(), hash) {
                 self.cache.remember_tile(store, &tile);
                 self.cache.store_tile(store, tile, tree_size).await;
@@ -390,15 +444,23 @@ impl Log {
 
     /// Keeps both notes, and says so.
     fn split_view(&self, trusted: &Trusted, offered: &Checkpoint, note: &[u8]) -> FollowError {
-        self.metrics.split_views.with_label_values(&[self.name()]).inc();
-        let kept = self.store.get().map(|store| store.files.write_evidence(&trusted.note, note));
+        self.metrics
+            .split_views
+            .with_label_values(&[self.name()])
+            .inc();
+        let kept = self
+            .store
+            .get()
+            .map(|store| store.files.write_evidence(&trusted.note, note));
         let evidence = match kept {
             Some(Ok(path)) => path.display().to_string(),
             Some(Err(error)) => format!("not kept: {error}"),
             None => "not kept".to_owned(),
         };
-        let error =
-            FollowError::SplitView { trusted: trusted.checkpoint.size, offered: offered.size };
+        let error = FollowError::SplitView {
+            trusted: trusted.checkpoint.size,
+            offered: offered.size,
+        };
         warn!(
             log = self.name(),
             trusted_root = %trusted.checkpoint.root,
@@ -424,7 +486,9 @@ impl Log {
                 let ours = restored.servable || self.options.origin.is_some();
                 ours.then_some((restored, stored.stored_at))
             });
-            let Some((trusted, stored_at)) = found else { continue };
+            let Some((trusted, stored_at)) = found else {
+                continue;
+            };
             info!(
                 log = self.name(),
                 origin,
@@ -443,7 +507,8 @@ impl Log {
     fn adopt_store(&self, store: crate::cache::LogStore) {
         if let Some(upstream) = &self.upstream
             && let Err(error) =
-                self.cache.name_upstream(&store, upstream.name(), upstream.url().as_str())
+                self.cache
+                    .name_upstream(&store, upstream.name(), upstream.url().as_str())
         {
             warn!(log = self.name(), %error, "records will not name their upstream");
         }
@@ -453,8 +518,14 @@ impl Log {
     }
 
     fn count_failure(&self, kind: &str) {
-        let upstream = self.upstream.as_ref().map_or("", |upstream| upstream.name());
-        self.metrics.verify_failures.with_label_values(&[self.name(), kind, upstream]).inc();
+        let upstream = self
+            .upstream
+            .as_ref()
+            .map_or("", |upstream| upstream.name());
+        self.metrics
+            .verify_failures
+            .with_label_values(&[self.name(), kind, upstream])
+            .inc();
     }
 }
 
@@ -469,11 +540,22 @@ fn restored(
         // Signed by a key that was withdrawn since: a floor, and nothing to serve.
         Err(_) => (note::text_unverified(&stored.note).ok()?, false),
     };
-    let checkpoint = Checkpoint::parse(text).ok().filter(|c| c.origin == origin)?;
+    let checkpoint = Checkpoint::parse(text)
+        .ok()
+        .filter(|c| c.origin == origin)?;
     let edge = VerifiedEdge::prove(&checkpoint, stored.edge_of(&checkpoint)?).ok()?;
-    Some(Trusted { checkpoint, note: stored.note.clone(), edge, servable })
+    Some(Trusted {
+        checkpoint,
+        note: stored.note.clone(),
+        edge,
+        servable,
+    })
 }
 
 fn wrong_spine(old: u64, new: u64) -> FollowError {
-    FollowError::Unproven { old, new, reason: "a full tile is not what its parent says".to_owned() }
+    FollowError::Unproven {
+        old,
+        new,
+        reason: "a full tile is not what its parent says".to_owned(),
+    }
 }

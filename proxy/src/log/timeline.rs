@@ -37,7 +37,11 @@ pub fn judge(trusted: &Checkpoint, offered: &Checkpoint) -> Verdict {
         Ordering::Less => (offered, trusted),
         Ordering::Greater => (trusted, offered),
     };
-    Verdict::ProveConsistency { old: smaller.size, new: larger.size, root: smaller.root }
+    Verdict::ProveConsistency {
+        old: smaller.size,
+        new: larger.size,
+        root: smaller.root,
+    }
 }
 
 /// What follows once the tiles of the larger tree have shown the root of its prefix.
@@ -53,8 +57,11 @@ pub enum Conclusion {
 
 /// Concludes from the root that the larger tree's tiles gave for the smaller size.
 pub fn conclude(trusted: &Checkpoint, offered: &Checkpoint, proven: Hash) -> Conclusion {
-    let (smaller, ahead) =
-        if offered.size > trusted.size { (trusted, true) } else { (offered, false) };
+    let (smaller, ahead) = if offered.size > trusted.size {
+        (trusted, true)
+    } else {
+        (offered, false)
+    };
     match (proven == smaller.root, ahead) {
         (false, _) => Conclusion::SplitView,
         (true, true) => Conclusion::Advance,
@@ -67,13 +74,21 @@ mod tests {
     use super::*;
 
     fn checkpoint(size: u64, root: u8) -> Checkpoint {
-        Checkpoint { origin: "rome.example/2026h1".to_owned(), size, root: Hash([root; 32]) }
+        Checkpoint {
+            origin: "rome.example/2026h1".to_owned(),
+            size,
+            root: Hash([root; 32]),
+        }
     }
 
     #[test]
     fn an_offer_is_judged_by_size_and_root() {
         let trusted = checkpoint(1_000, 1);
-        let prove = |old, new, root| Verdict::ProveConsistency { old, new, root: Hash([root; 32]) };
+        let prove = |old, new, root| Verdict::ProveConsistency {
+            old,
+            new,
+            root: Hash([root; 32]),
+        };
         for (offered, want) in [
             (checkpoint(1_000, 1), Verdict::Refresh),
             (checkpoint(1_000, 2), Verdict::SplitView),
@@ -95,7 +110,11 @@ mod tests {
             (checkpoint(500, 5), 5, Conclusion::Stale),
             (checkpoint(500, 5), 6, Conclusion::SplitView),
         ] {
-            assert_eq!(conclude(&trusted, &offered, Hash([proven; 32])), want, "{offered:?}");
+            assert_eq!(
+                conclude(&trusted, &offered, Hash([proven; 32])),
+                want,
+                "{offered:?}"
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::{
     note::checkpoint::Checkpoint,
     tlog::{
-        Hash, HASH_BYTES, bundle, edge,
+        HASH_BYTES, Hash, bundle, edge,
         path::Bundle,
         perfect_root,
         tile::{FULL_TILE_BYTES, FULL_WIDTH, Tile},
@@ -70,7 +70,10 @@ impl VerifiedTile {
     /// # Errors
     /// [`NotProven`], when these are not the tile's bytes.
     pub fn prove(level: u8, index: u64, bytes: Bytes, parent: Hash) -> Result<Self, NotProven> {
-        let length = NotProven::Length { want: FULL_TILE_BYTES, got: bytes.len() };
+        let length = NotProven::Length {
+            want: FULL_TILE_BYTES,
+            got: bytes.len(),
+        };
         if bytes.len() != FULL_TILE_BYTES {
             return Err(length);
         }
@@ -122,9 +125,13 @@ impl VerifiedEdge {
             return Err(wrong);
         }
         let tiles: Vec<(Tile, Bytes)> = tiles.into_iter().zip(contents).collect();
-        let root = edge::fold(tiles.iter().map(|(tile, bytes)| (*tile, bytes.as_ref()))).ok_or(wrong)?;
+        let root =
+            edge::fold(tiles.iter().map(|(tile, bytes)| (*tile, bytes.as_ref()))).ok_or(wrong)?;
         if root != checkpoint.root {
-            return Err(NotProven::Root { want: checkpoint.root, got: root });
+            return Err(NotProven::Root {
+                want: checkpoint.root,
+                got: root,
+            });
         }
         Ok(Self { tiles })
     }
@@ -136,7 +143,10 @@ impl VerifiedEdge {
 
     /// The content of the edge tile at these coordinates, if it is one.
     pub fn at(&self, level: u8, index: u64) -> Option<&Bytes> {
-        let at = self.tiles.iter().find(|(tile, _)| (tile.level(), tile.index()) == (level, index));
+        let at = self
+            .tiles
+            .iter()
+            .find(|(tile, _)| (tile.level(), tile.index()) == (level, index));
         at.map(|(_, bytes)| bytes)
     }
 }
@@ -160,7 +170,10 @@ impl VerifiedBundle {
         let want = bundle.width();
         let Some(end) = bundle::prefix_bytes(bytes, want) else {
             return Err(match bundle::entries(bytes) {
-                Some(entries) => NotProven::Width { want, got: entries.len() },
+                Some(entries) => NotProven::Width {
+                    want,
+                    got: entries.len(),
+                },
                 None => NotProven::Framing,
             });
         };
@@ -173,7 +186,11 @@ impl VerifiedBundle {
                 got: leaf_tile.len(),
             });
         }
-        match hashes.iter().zip(stated).position(|(got, want)| *got != want) {
+        match hashes
+            .iter()
+            .zip(stated)
+            .position(|(got, want)| *got != want)
+        {
             Some(position) => Err(NotProven::Entry { position }),
             None => Ok(Self { bundle, bytes }),
         }
@@ -191,9 +208,15 @@ impl VerifiedBundle {
 
     /// The first `width` entries; `None` if it has fewer.
     pub fn narrow(&self, width: u16) -> Option<Self> {
-        let bundle = self.bundle.with_width(width).filter(|b| b.width() <= self.bundle.width())?;
+        let bundle = self
+            .bundle
+            .with_width(width)
+            .filter(|b| b.width() <= self.bundle.width())?;
         let end = bundle::prefix_bytes(&self.bytes, width)?;
-        Some(Self { bundle, bytes: self.bytes.slice(..end) })
+        Some(Self {
+            bundle,
+            bytes: self.bytes.slice(..end),
+        })
     }
 }
 
@@ -226,7 +249,11 @@ mod tests {
             VerifiedTile::prove(0, 1, bytes.clone(), neighbour),
             Err(NotProven::Root { .. })
         ));
-        for bad in [bytes.slice(..8_160), Bytes::from([&bytes[..], &[0; 32]].concat()), Bytes::new()] {
+        for bad in [
+            bytes.slice(..8_160),
+            Bytes::from([&bytes[..], &[0; 32]].concat()),
+            Bytes::new(),
+        ] {
             assert!(matches!(
                 VerifiedTile::prove(0, 1, bad, parent),
                 Err(NotProven::Length { want: 8_192, .. })
@@ -237,8 +264,11 @@ mod tests {
     #[test]
     fn an_edge_is_proven_whole_or_not_at_all() {
         let leaves = decimal_leaves(257);
-        let checkpoint =
-            Checkpoint { origin: "rome".to_owned(), size: 257, root: tree_hash(&leaves) };
+        let checkpoint = Checkpoint {
+            origin: "rome".to_owned(),
+            size: 257,
+            root: tree_hash(&leaves),
+        };
         let good: Vec<Bytes> = edge::edge_tiles(257)
             .into_iter()
             .map(|tile| Bytes::from(content(&leaves, tile)))
@@ -256,21 +286,40 @@ mod tests {
 
     #[test]
     fn a_bundle_is_proven_entry_by_entry() {
-        let leaf_tile: Vec<u8> =
-            (0..10).flat_map(|i: u32| leaf_hash(i.to_string().as_bytes()).0).collect();
+        let leaf_tile: Vec<u8> = (0..10)
+            .flat_map(|i: u32| leaf_hash(i.to_string().as_bytes()).0)
+            .collect();
         let bundle = |width| Bundle::new(0, width).expect("in range");
         let prove = |width, bytes: Bytes| VerifiedBundle::prove(bundle(width), &bytes, &leaf_tile);
 
         let whole = prove(10, bundle_of(0..10)).expect("proven");
-        assert_eq!(whole.narrow(3).map(|b| b.bytes().clone()), Some(bundle_of(0..3)));
+        assert_eq!(
+            whole.narrow(3).map(|b| b.bytes().clone()),
+            Some(bundle_of(0..3))
+        );
         assert!(whole.narrow(11).is_none());
         // The log has filled it since: what is above our tree is cut off.
-        assert_eq!(prove(10, bundle_of(0..12)).map(|b| b.bytes().clone()), Ok(bundle_of(0..10)));
+        assert_eq!(
+            prove(10, bundle_of(0..12)).map(|b| b.bytes().clone()),
+            Ok(bundle_of(0..10))
+        );
 
-        assert_eq!(prove(10, bundle_of(0..9)).err(), Some(NotProven::Width { want: 10, got: 9 }));
-        assert_eq!(prove(10, bundle_of(1..11)).err(), Some(NotProven::Entry { position: 0 }));
-        assert_eq!(prove(10, bundle_of(0..10).slice(1..)).err(), Some(NotProven::Framing));
-        assert!(matches!(prove(11, bundle_of(0..11)).err(), Some(NotProven::Length { .. })));
+        assert_eq!(
+            prove(10, bundle_of(0..9)).err(),
+            Some(NotProven::Width { want: 10, got: 9 })
+        );
+        assert_eq!(
+            prove(10, bundle_of(1..11)).err(),
+            Some(NotProven::Entry { position: 0 })
+        );
+        assert_eq!(
+            prove(10, bundle_of(0..10).slice(1..)).err(),
+            Some(NotProven::Framing)
+        );
+        assert!(matches!(
+            prove(11, bundle_of(0..11)).err(),
+            Some(NotProven::Length { .. })
+        ));
     }
 
     impl PartialEq for VerifiedBundle {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::{
-    Hash, HASH_BYTES,
+    HASH_BYTES, Hash,
     edge::{edge_tiles, fold},
     perfect_root,
     tile::{FULL_WIDTH, MAX_LEVEL, Tile, width_in},
@@ -19,7 +19,11 @@ use super::{
 /// Those that are partial are edge tiles of the larger tree; the full ones are proven by the tile
 /// before them in this list. Empty unless 0 < `old` ≤ `new`.
 pub fn spine(old: u64, new: u64) -> Vec<Tile> {
-    let Some(lowest) = edge_tiles(old).first().map(|tile| tile.level()).filter(|_| old <= new) else {
+    let Some(lowest) = edge_tiles(old)
+        .first()
+        .map(|tile| tile.level())
+        .filter(|_| old <= new)
+    else {
         return Vec::new();
     };
     (lowest..=MAX_LEVEL)
@@ -57,9 +61,9 @@ pub fn prefix_root(old: u64, spine: &[(Tile, Bytes)]) -> Option<Hash> {
     let contents: Option<Vec<(Tile, &[u8])>> = edge
         .into_iter()
         .map(|tile| {
-            let (_, bytes) = spine
-                .iter()
-                .find(|(wider, _)| (wider.level(), wider.index()) == (tile.level(), tile.index()))?;
+            let (_, bytes) = spine.iter().find(|(wider, _)| {
+                (wider.level(), wider.index()) == (tile.level(), tile.index())
+            })?;
             Some((tile, bytes.get(..usize::from(tile.width()) * HASH_BYTES)?))
         })
         .collect();
@@ -82,9 +86,15 @@ mod tests {
     #[test]
     fn every_prefix_of_a_tree_is_proven() {
         let leaves = decimal_leaves(70_000);
-        for old in [1, 255, 256, 257, 511, 512, 4_096, 65_535, 65_536, 65_537, 69_999, 70_000] {
+        for old in [
+            1, 255, 256, 257, 511, 512, 4_096, 65_535, 65_536, 65_537, 69_999, 70_000,
+        ] {
             let root = prefix_root(old, &spine_of(&leaves, old));
-            assert_eq!(root, Some(tree_hash(&leaves[..old as usize])), "old size {old}");
+            assert_eq!(
+                root,
+                Some(tree_hash(&leaves[..old as usize])),
+                "old size {old}"
+            );
         }
     }
 

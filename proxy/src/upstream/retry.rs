@@ -19,7 +19,9 @@ impl Backoff {
     /// An upstream that said when to come back is not asked before that.
     pub fn pause(self, n: u32, retry_after: Option<Duration>) -> Option<Duration> {
         (n < self.retries).then(|| {
-            let pause = self.delay.saturating_mul(1_u32.checked_shl(n).unwrap_or(u32::MAX));
+            let pause = self
+                .delay
+                .saturating_mul(1_u32.checked_shl(n).unwrap_or(u32::MAX));
             pause.max(retry_after.unwrap_or_default())
         })
     }
@@ -42,9 +44,19 @@ mod tests {
 
     #[test]
     fn pauses_double_and_end() {
-        let backoff = Backoff { retries: 2, delay: Duration::from_secs(1) };
+        let backoff = Backoff {
+            retries: 2,
+            delay: Duration::from_secs(1),
+        };
         let pauses: Vec<_> = (0..3).map(|n| backoff.pause(n, None)).collect();
-        assert_eq!(pauses, [Some(Duration::from_secs(1)), Some(Duration::from_secs(2)), None]);
+        assert_eq!(
+            pauses,
+            [
+                Some(Duration::from_secs(1)),
+                Some(Duration::from_secs(2)),
+                None
+            ]
+        );
         let asked = Some(Duration::from_secs(7));
         assert_eq!(backoff.pause(0, asked), asked);
     }
@@ -61,7 +73,11 @@ mod tests {
             ("soon", None),
             ("", None),
         ] {
-            assert_eq!(retry_after(value, now), want.map(Duration::from_secs), "{value:?}");
+            assert_eq!(
+                retry_after(value, now),
+                want.map(Duration::from_secs),
+                "{value:?}"
+            );
         }
     }
 }

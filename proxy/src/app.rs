@@ -1,0 +1,207 @@
+//! Wiring: settings to cache, log and servers; and the order in which they stop.
+//!
+//! Ports open first, so that a probe finds the process alive while it waits for a predecessor to
+//! leave the cache. On a signal: no new connections, requests under way end, the cache is flushed,
+//! the lock is left.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    cache::{Cache, CacheError, LockError},
+    config::{LogSettings, Settings},
+    http::{AdminPolicy, Listener, Role, Server, Service, Site},
+    log::{Log, LogOptions},
+    metrics::Metrics,
+    note::vkey::VerifierKey,
+    sync::Syncs,
+    upstream::{Upstream, retry::Backoff},
+};
+
+/// Exit code when another process keeps the cache (`EX_TEMPFAIL`: try again later).
+pub const EXIT_CACHE_BUSY: u8 = 75;
+
+/// Runs the proxy until `stop`.
+///
+/// # Errors
+/// What keeps it from starting: an address, a key, the cache.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let config = &settings.config;
+    for warning in &settings.warnings {
+        warn!(key = warning.key, "{}", warning.message);
+    }
+    // `check` gives at least one.
+    let log_settings = settings.logs.first().context("no log is configured")?;
+    let keys = read_keys(log_settings)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let site = Arc::new(Site {
+        service: OnceLock::new(),
+        metrics: Arc::clone(&metrics),
+        admin: AdminPolicy {
+            token: config.admin.token.clone(),
+            loopback: config.admin.loopback,
+        },
+        checkpoint_ttl: settings.checkpoint_ttl,
+        sync_depth: config.sync.depth,
+    });
+
+    let mut listeners = Vec::new();
+    let clients = if config.admin_listen.is_some() {
+        Role::Clients
+    } else {
+        Role::Everything
+    };
+    for listen in &config.listen {
+        listeners.push(
+            Listener::bind(*listen, clients)
+                .await
+                .map_err(|error| anyhow!(error))?,
+        );
+    }
+    if let Some(listen) = config.admin_listen {
+        listeners.push(
+            Listener::bind(listen, Role::Admin)
+                .await
+                .map_err(|error| anyhow!(error))?,
+        );
+    }
+    for listener in &listeners {
+        info!(address = %listener.address()?, "listening");
+    }
+    let server = Server::new(Arc::clone(&site), &config.limits);
+    // Its own token: the servers drain while the rest still works.
+    let draining = stop.child_token();
+    let serving = tokio::spawn(server.run(listeners, draining.clone(), config.shutdown.drain.0));
+
+    let opened = tokio::select! {
+        opened = open(&settings, log_settings, keys, &metrics) => Some(opened),
+        () = stop.cancelled() => None,
+    };
+    let mut tasks = JoinSet::new();
+    let outcome = match opened {
+        Some(Ok(service)) => {
+            tasks.spawn(Arc::clone(&service.log).follow());
+            let _ = site.service.set(service); // the only place that does
+            if let Some(schedule) = settings.sync_schedule.clone() {
+                tasks.spawn(sync_on_schedule(Arc::clone(&site), schedule));
+            }
+            info!("ready");
+            stop.cancelled().await;
+            Ok(())
+        }
+        Some(Err(error)) => Err(error),
+        None => Ok(()),
+    };
+    draining.cancel();
+    if let Err(error) = serving.await {
+        warn!(%error, "server ended badly");
+    }
+    tasks.shutdown().await;
+    if let Some(service) = site.service.get()
+        && let Err(error) = service.cache.flush().await
+    {
+        warn!(%error, "last flush failed");
+    }
+    info!("stopped");
+    outcome
+}
+
+/// Whether starting failed because another process keeps the cache.
+pub fn is_cache_busy(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(CacheError::Lock(LockError::Busy(_)))
+    )
+}
+
+fn read_keys(log: &LogSettings) -> anyhow::Result<Vec<VerifierKey>> {
+    let mut keys = Vec::new();
+    for (i, source) in log.keys.iter().enumerate() {
+        let place = || format!("tile_proxy.public_keys[{i}] ({source:?})");
+        let text = source
+            .read()
+            .map_err(|error| anyhow!(error))
+            .with_context(place)?;
+        // A file may hold several keys, one a line, while they rotate.
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            keys.push(line.parse::<VerifierKey>().with_context(place)?);
+        }
+    }
+    anyhow::ensure!(
+        !keys.is_empty(),
+        "tile_proxy.public_keys: the files hold no key"
+    );
+    Ok(keys)
+}
+
+async fn open(
+    settings: &Settings,
+    log: &LogSettings,
+    keys: Vec<VerifierKey>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Service> {
+    let config = &settings.config;
+    let cache = Cache::open(
+        &config.cache.base_path,
+        settings.memory_budget,
+        settings.disk_budget,
+        metrics.store_refused.clone(),
+    )
+    .await?;
+    let cache = Arc::new(cache);
+    let backoff = Backoff {
+        retries: config.failover.retry_count,
+        delay: Duration::from_millis(config.failover.retry_delay_ms),
+    };
+    let upstream = match log.upstreams.first() {
+        Some(upstream) => Some(Upstream::new(
+            upstream.clone(),
+            backoff,
+            config.limits.upstream_requests,
+            metrics.upstream(&log.name, &upstream.name),
+        )?),
+        None => None,
+    };
+    let options = LogOptions {
+        name: log.name.clone(),
+        origin: log.origin.clone(),
+        keys,
+        refresh_interval: config.checkpoint.refresh_interval.0,
+        max_wait: Duration::from_millis(config.coalescing.max_wait_ms),
+        error_ttl: Duration::from_millis(config.coalescing.error_ttl_ms),
+        checkpoint_bytes: config.limits.checkpoint_bytes,
+    };
+    let log = Arc::new(Log::new(
+        options,
+        upstream,
+        Arc::clone(&cache),
+        Arc::clone(metrics),
+    ));
+    Ok(Service {
+        syncs: Syncs::new(Arc::clone(&log), Arc::clone(metrics)),
+        log,
+        cache,
+    })
+}
+
+/// Starts a sync whenever the schedule says so, in UTC.
+async fn sync_on_schedule(site: Arc<Site>, schedule: croner::Cron) {
+    loop {
+        let Ok(next) = schedule.find_next_occurrence(&chrono::Utc::now(), false) else {
+            warn!("sync schedule never comes up again");
+            return;
+        };
+        let wait = (next - chrono::Utc::now()).to_std().unwrap_or_default();
+        tokio::time::sleep(wait).await;
+        if let Some(service) = site.service.get() {
+            service.syncs.start(site.sync_depth);
+        }
+    }
+}

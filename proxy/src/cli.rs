@@ -1,0 +1,45 @@
+//! The command line: one file a subcommand.
+
+mod check;
+mod serve;
+mod sync;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A caching reverse proxy for transparency logs that proves every tile.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Check),
+    Serve(serve::Serve),
+    Sync(sync::Sync),
+}
+
+/// Exit code for a bad configuration (`EX_CONFIG`).
+const EXIT_CONFIG: u8 = 78;
+
+/// Exit code for anything else that went wrong.
+const EXIT_FAILURE: u8 = 1;
+
+/// Runs the command that the arguments name.
+pub async fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Check(command) => command.run(),
+        Command::Serve(command) => command.run().await,
+        Command::Sync(command) => command.run().await,
+    }
+}
+
+/// Prints what went wrong, with its causes, on one line of standard error.
+fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
+    eprintln!("tile-proxy: {error:#}");
+    ExitCode::from(code)
+}

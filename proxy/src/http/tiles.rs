@@ -1,0 +1,170 @@
+//! What clients read: checkpoint, tiles and entry bundles, with the headers that let others cache
+//! them, too.
+
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+use super::{
+    Service, Site,
+    respond::{CORS, Reply, plain, reply, with},
+};
+use crate::{
+    cache::Body,
+    log::ReadError,
+    tlog::path::{PathError, Resource, parse_lenient},
+};
+
+/// How old the checkpoint is: seconds since the log confirmed it.
+const CHECKPOINT_AGE: HeaderName = HeaderName::from_static("tile-proxy-checkpoint-age");
+
+/// Tiles never change: a week, as logs themselves say.
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=604800, immutable");
+
+/// What a response is when its age is above the limit (RFC 7234, section 5.5.1).
+const STALE: HeaderValue = HeaderValue::from_static("110 tile-proxy \"Response is Stale\"");
+
+/// Answers a `GET` or `HEAD` of a log's resource.
+pub(super) async fn route(
+    site: &Site,
+    service: &Service,
+    headers: &HeaderMap,
+    path: &str,
+) -> Reply {
+    let begin = Instant::now();
+    // Rekor v2 clients have the API's prefix before every path.
+    let path = path
+        .strip_prefix("/api/v2")
+        .filter(|rest| rest.starts_with('/'))
+        .unwrap_or(path);
+    let (kind, reply) = match path.strip_prefix('/').unwrap_or(path) {
+        "checkpoint" => ("checkpoint", checkpoint(site, service).await),
+        path if path.starts_with("tile/") => match parse_lenient(path) {
+            Ok(resource) => {
+                let kind = match resource {
+                    Resource::Bundle(_) => "bundle",
+                    Resource::Tile(_) => "tile",
+                };
+                (kind, read(service, resource, headers).await)
+            }
+            Err(error @ PathError::OutOfReach) => ("tile", plain::not_found(&error.to_string())),
+            Err(error) => ("tile", plain::bad_request(&error.to_string())),
+        },
+        _ => return plain::not_found("a log has `checkpoint`, `tile/…` and `tile/entries/…`"),
+    };
+    let log = service.log.name();
+    let duration = site
+        .metrics
+        .request_duration
+        .with_label_values(&[log, kind]);
+    duration.observe(begin.elapsed().as_secs_f64());
+    reply
+}
+
+async fn checkpoint(site: &Site, service: &Service) -> Reply {
+    let trusted = match service.log.newest().await {
+        Ok(trusted) => trusted,
+        Err(error) => return failed(&error),
+    };
+    let age = service.log.served_age();
+    let text = reply(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        trusted.note.clone(),
+    );
+    let text = with(
+        text,
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache"),
+    );
+    let text = with(text, CHECKPOINT_AGE, HeaderValue::from(age.as_secs()));
+    let (name, value) = CORS;
+    let mut text = with(text, name, value);
+    text.headers_mut().insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("tile-proxy-checkpoint-age"),
+    );
+    if age > site.checkpoint_ttl {
+        with(text, header::WARNING, STALE)
+    } else {
+        text
+    }
+}
+
+async fn read(service: &Service, resource: Resource, headers: &HeaderMap) -> Reply {
+    match service.log.read(resource).await {
+        Ok(body) => immutable(body, headers),
+        Err(error) => failed(&error),
+    }
+}
+
+/// A tile or bundle, or word that the client has it already.
+fn immutable(body: Body, headers: &HeaderMap) -> Reply {
+    let Body { bytes, etag } = body;
+    let known = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .any(|tags| names(tags, &etag));
+    let answer = if known {
+        let mut reply = Response::new(Full::default());
+        *reply.status_mut() = StatusCode::NOT_MODIFIED;
+        reply
+    } else {
+        reply(StatusCode::OK, "application/octet-stream", bytes)
+    };
+    let (name, value) = CORS;
+    let answer = with(answer, name, value);
+    with(
+        with(answer, header::CACHE_CONTROL, IMMUTABLE),
+        header::ETAG,
+        etag,
+    )
+}
+
+/// Whether a list of entity tags names this one (RFC 9110, section 13.1.2: weakly compared).
+fn names(tags: &HeaderValue, etag: &HeaderValue) -> bool {
+    let (Ok(tags), Ok(etag)) = (tags.to_str(), etag.to_str()) else {
+        return false;
+    };
+    tags.split(',')
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+}
+
+fn failed(error: &ReadError) -> Reply {
+    let message = error.to_string();
+    match error {
+        ReadError::NotProven { .. } => plain::bad_gateway(&message),
+        ReadError::OutsideTree { .. } => plain::not_found(&message),
+        ReadError::TimedOut(_) => plain::gateway_timeout(&message),
+        ReadError::Unavailable(_) => plain::unavailable(&message),
+        ReadError::Untrusted(error) if error.is_refusal() => plain::bad_gateway(&message),
+        ReadError::Untrusted(_) => plain::unavailable(&message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_tag_is_found_in_any_list() {
+        let etag = HeaderValue::from_static("\"a1\"");
+        for (tags, known) in [
+            ("\"a1\"", true),
+            ("W/\"a1\"", true), // a cache on the way may have weakened it
+            ("\"b2\", \"a1\"", true),
+            ("*", true),
+            ("\"b2\"", false),
+            ("a1", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                names(&HeaderValue::from_static(tags), &etag),
+                known,
+                "{tags}"
+            );
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Prefetches the newest entries of a log, so that they and their proofs are there offline.
+//!
+//! [`plan`] is pure and says what to fetch; [`Syncs`] runs one plan at a time, over the same read
+//! path that clients use, so what a sync brings is proven and stored like anything else. A sync
+//! that is cut off is resumed by the next one, which finds what is already cached.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use futures::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::{
+    log::Log,
+    metrics::Metrics,
+    tlog::{
+        path::{Bundle, Resource},
+        tile::{FULL_WIDTH, MAX_LEVEL, Tile, width_in},
+    },
+};
+
+/// Resources fetched at once; an upstream sees no more requests than that from a sync.
+const CONCURRENCY: usize = 8;
+
+/// What to fetch of a tree of `size` entries for its newest `depth`, in the order of fetching.
+///
+/// Every full tile above level 0 (1/256 of a log's hashes), then the newest full level-0 tiles with
+/// the entry bundles below them. The tree's partial tiles are its edge, which is there already.
+pub fn plan(size: u64, depth: u64) -> impl Iterator<Item = Resource> {
+    let full_width = u64::from(FULL_WIDTH);
+    let full_tiles = move |level: u8| (size >> (8 * u32::from(level))) / full_width;
+    let above = (1..=MAX_LEVEL).rev().flat_map(move |level| {
+        (0..full_tiles(level)).filter_map(move |index| Tile::new(level, index, FULL_WIDTH))
+    });
+    let oldest = size.saturating_sub(depth) / full_width;
+    let newest = (oldest..size.div_ceil(full_width)).flat_map(move |index| {
+        let tile = Tile::new(0, index, FULL_WIDTH).filter(|_| index < full_tiles(0));
+        let bundle = Bundle::new(index, width_in(0, index, size));
+        [tile.map(Resource::Tile), bundle.map(Resource::Bundle)]
+            .into_iter()
+            .flatten()
+    });
+    above.map(Resource::Tile).chain(newest)
+}
+
+/// What to sync, as the body of `POST /_admin/cache/sync`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncRequest {
+    /// Name of the log; the default log if it is not given.
+    pub log: Option<String>,
+    /// How many of the newest entries; as configured if it is not given.
+    pub depth: Option<u64>,
+}
+
+/// How far a sync is, as `GET /_admin/cache/sync` tells it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SyncProgress {
+    /// Counts the syncs since the start of the process, from 1.
+    pub id: u64,
+    /// Name of the log.
+    pub log: String,
+    /// Newest entries asked for.
+    pub depth: u64,
+    /// Where it is.
+    pub state: SyncState,
+    /// Resources cached so far.
+    pub done: u64,
+    /// Resources in the plan.
+    pub total: u64,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// Where a sync is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncState {
+    /// Not everything could be fetched.
+    Failed,
+    /// Under way.
+    Running,
+    /// Everything in the plan is cached.
+    Succeeded,
+}
+
+/// The syncs of a process: at most one at a time.
+pub struct Syncs {
+    log: Arc<Log>,
+    metrics: Arc<Metrics>,
+    last: Mutex<Option<Arc<Running>>>,
+}
+
+/// One sync, under way or ended.
+struct Running {
+    id: u64,
+    depth: u64,
+    done: AtomicU64,
+    total: AtomicU64,
+    /// `None` while it runs.
+    outcome: Mutex<Option<Result<(), String>>>,
+}
+
+impl Syncs {
+    /// No sync yet.
+    pub fn new(log: Arc<Log>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            log,
+            metrics,
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Starts a sync of the newest `depth` entries; gives the running one if there is one.
+    pub fn start(&self, depth: u64) -> SyncProgress {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = last.as_ref().filter(|last| last.outcome().is_none()) {
+            return self.describe(running);
+        }
+        let sync = Arc::new(Running {
+            id: last.as_ref().map_or(0, |last| last.id) + 1,
+            depth,
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            outcome: Mutex::new(None),
+        });
+        *last = Some(Arc::clone(&sync));
+        drop(last);
+        tokio::spawn(run(
+            Arc::clone(&self.log),
+            Arc::clone(&self.metrics),
+            Arc::clone(&sync),
+        ));
+        self.describe(&sync)
+    }
+
+    /// The last sync, running or ended; `None` before the first.
+    pub fn progress(&self) -> Option<SyncProgress> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|sync| self.describe(sync))
+    }
+
+    fn describe(&self, sync: &Running) -> SyncProgress {
+        let outcome = sync.outcome();
+        SyncProgress {
+            id: sync.id,
+            log: self.log.name().to_owned(),
+            depth: sync.depth,
+            state: match &outcome {
+                None => SyncState::Running,
+                Some(Ok(())) => SyncState::Succeeded,
+                Some(Err(_)) => SyncState::Failed,
+            },
+            done: sync.done.load(Ordering::Relaxed),
+            total: sync.total.load(Ordering::Relaxed),
+            error: outcome.and_then(Result::err),
+        }
+    }
+}
+
+impl Running {
+    fn outcome(&self) -> Option<Result<(), String>> {
+        self.outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+async fn run(log: Arc<Log>, metrics: Arc<Metrics>, sync: Arc<Running>) {
+    let outcome = fetch_all(&log, &sync).await;
+    let done = sync.done.load(Ordering::Relaxed);
+    match &outcome {
+        Ok(()) => {
+            info!(
+                log = log.name(),
+                depth = sync.depth,
+                resources = done,
+                "synced"
+            );
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            metrics
+                .sync_last_success
+                .with_label_values(&[log.name()])
+                .set(now.as_secs_f64());
+        }
+        Err(error) => warn!(
+            log = log.name(),
+            depth = sync.depth,
+            done,
+            error,
+            "sync failed"
+        ),
+    }
+    *sync.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+}
+
+/// Reads everything in the plan through the log. Goes on after a failure, so that one bad resource
+/// costs only itself; the first error is the outcome.
+async fn fetch_all(log: &Arc<Log>, sync: &Running) -> Result<(), String> {
+    // A log that does not answer is no reason not to fetch what is missing of the tree we have.
+    let refreshed = log.refresh().await;
+    let Some(tree) = log.trusted() else {
+        return Err(refreshed
+            .err()
+            .map_or_else(|| "no checkpoint".to_owned(), |e| e.to_string()));
+    };
+    let size = tree.checkpoint.size;
+    sync.total
+        .store(plan(size, sync.depth).count() as u64, Ordering::Relaxed);
+    let mut reads = futures::stream::iter(plan(size, sync.depth))
+        .map(|resource| async move { (resource, log.read(resource).await) })
+        .buffer_unordered(CONCURRENCY);
+    let mut outcome = Ok(());
+    while let Some((resource, read)) = reads.next().await {
+        match read {
+            Ok(_) => {
+                sync.done.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) if outcome.is_ok() => outcome = Err(format!("{resource}: {error}")),
+            Err(_) => {}
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(size: u64, depth: u64) -> Vec<String> {
+        plan(size, depth)
+            .map(|resource| resource.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn the_newest_entries_and_everything_above_them_are_planned() {
+        assert_eq!(planned(0, 10), Vec::<String>::new());
+        assert_eq!(planned(1, 10), ["tile/entries/000.p/1"]); // its tile is the edge
+        assert_eq!(planned(256, 10), ["tile/0/000", "tile/entries/000"]);
+        assert_eq!(
+            planned(70_000, 200),
+            [
+                "tile/1/000",
+                "tile/0/272",
+                "tile/entries/272",
+                "tile/entries/273.p/112"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_depth_beyond_the_log_is_the_whole_log() {
+        let whole = planned(1_000, u64::MAX);
+        assert_eq!(whole.len(), 3 + 4); // three full tiles, four bundles
+        assert_eq!(planned(1_000, 1_000), whole);
+    }
+
+    #[test]
+    fn ten_thousand_entries_are_about_forty_bundles() {
+        let bundles = |size| {
+            plan(size, 10_000)
+                .filter(|r| matches!(r, Resource::Bundle(_)))
+                .count()
+        };
+        assert_eq!(bundles(1_000_000), 40);
+        assert_eq!(bundles(256 * 4_000 + 1), 41);
+    }
+}
