@@ -1,8 +1,10 @@
 //! `cargo xtask cluster`: a real one-node Kubernetes to try things on.
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -95,37 +97,39 @@ fn status(cluster: &Cluster) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     };
     let mut healthy = true;
+    let mut report = String::new();
     for component in components {
         let pid = component
             .pid
             .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        match component.age_seconds {
+        let state = match component.age_seconds {
             Some(age) => {
-                let age = Time(std::time::Duration::from_secs(age));
-                println!("{:<26} running  pid {pid:<8} for {age}", component.name);
+                format!(
+                    "running  pid {pid:<8} for {}",
+                    Time(Duration::from_secs(age))
+                )
             }
             None => {
                 healthy = false;
-                println!(
-                    "{:<26} ended    pid {pid:<8} {}",
-                    component.name,
-                    component.log.display()
-                );
+                format!("ended    pid {pid:<8} {}", component.log.display())
             }
-        }
+        };
+        report += &format!("{:<26} {state}\n", component.name);
     }
     for what in ["nodes", "pods"] {
         match cluster
             .kubectl(["get", what, "--all-namespaces", "--request-timeout=5s"])
             .stdout()
         {
-            Ok(list) => println!("\n{}", list.trim_end()),
+            Ok(list) => report += &format!("\n{}\n", list.trim_end()),
             Err(error) => {
                 healthy = false;
-                println!("\n{what}: {error:#}");
+                report += &format!("\n{what}: {error:#}\n");
             }
         }
     }
+    // Whoever reads it may have seen enough (`| head`); the exit code still tells.
+    drop(std::io::stdout().write_all(report.as_bytes()));
     Ok(if healthy {
         ExitCode::SUCCESS
     } else {

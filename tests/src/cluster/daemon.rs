@@ -31,12 +31,14 @@ impl Daemon {
     /// a session of its own keeps Ctrl-C and the end of the terminal away from it.
     pub(super) fn start(&self, state: &State) -> Result<()> {
         let log = state.log(self.name);
-        let marker = format!("{DAEMON}={}", self.name);
+        // Names the node too, so that nothing but this daemon of this node can carry it.
+        let identity = state.record(self.name);
+        let marker = format!("{DAEMON}={}", identity.display());
         let starter = node::inside(state, "setsid")?
             .arg("--fork")
             .arg(&self.program)
             .args(&self.args)
-            .env(DAEMON, self.name)
+            .env(DAEMON, &identity)
             .stdin(Stdio::null())
             .stdout(open_log(&log)?)
             .stderr(open_log(&log)?)
