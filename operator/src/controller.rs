@@ -6,6 +6,8 @@
 
 pub mod apply;
 pub mod build;
+#[cfg(test)]
+mod fixture;
 pub mod names;
 pub mod observe;
 pub mod rollout;
@@ -167,7 +169,7 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
     };
     let step = next_step(build(&valid), &observed.children);
     let outcome = if valid.paused {
-        leave(&valid, &step, observed.children)
+        leave(&valid, step, observed.children)
     } else {
         let applied = apply(
             &ctx.client,

@@ -1,7 +1,7 @@
 //! The operator's process: flags, the address for probes, the controller, the signal that ends it.
 
 use std::{
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     net::SocketAddr,
     sync::{
         Arc,
@@ -46,7 +46,7 @@ Examples:
     tile-proxy-operator run --operand-image registry.example.com/tile-proxy:0.1.0
   Two namespaces only:
     tile-proxy-operator run --operand-image … --watch-namespaces logs,staging")]
-    Run(Run),
+    Run(Box<Run>),
 }
 
 #[derive(Args)]
@@ -115,7 +115,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Crd => std::io::stdout()
             .write_all(crd::crd_yaml().as_bytes())
             .context("cannot print the CRD"),
-        Command::Run(flags) => run(flags).await,
+        Command::Run(flags) => run(*flags).await,
     }
 }
 
@@ -130,6 +130,7 @@ async fn run(flags: Run) -> anyhow::Result<()> {
     } = flags;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(log_level)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match log_format {
         LogFormat::Json => lines.json().flatten_event(true).init(),

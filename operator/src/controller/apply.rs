@@ -8,18 +8,12 @@
 //! A settled TileProxy costs no write: what is unchanged since we last applied the same to it is
 //! skipped. Forgetting that, as a restart does, costs one idempotent write per child.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Debug,
-    marker::PhantomData,
-    sync::{Mutex, PoisonError},
-};
+mod memory;
+mod secret;
 
-use k8s_openapi::{
-    ByteString, NamespaceResourceScope,
-    api::core::v1::{PersistentVolumeClaim, Secret},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use std::{collections::BTreeSet, fmt::Debug, marker::PhantomData};
+
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::PersistentVolumeClaim};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
@@ -27,11 +21,13 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::info;
 
+pub use self::{memory::Memory, secret::create_admin_secret};
+
 use super::{
     build::{self, Applied, ClaimPlan, Resources},
     names::MANAGER,
     observe::{Existing, find, is_controlled_by},
-    rollout::Step,
+    rollout::{Step, same_template},
     validate::ValidProxy,
 };
 use crate::admin::Metrics;
@@ -74,16 +70,12 @@ pub struct Outcome {
     /// Every child as the API server has it now, replicas that were held back included.
     pub resources: Resources<Applied>,
     /// Deployments that do not run the spec yet, because it is not their turn.
-    pub held: std::collections::BTreeSet<String>,
+    pub held: BTreeSet<String>,
     /// Objects that are in the way, and what to do about each.
     pub conflicts: Vec<String>,
     /// Volumes that the API server would not grow, and why.
     pub refused_growth: Vec<String>,
 }
-
-/// Version of each child after we last applied to it, and what that was.
-#[derive(Debug, Default)]
-pub struct Memory(Mutex<HashMap<String, (String, String)>>);
 
 /// Applies `step` and sweeps orphans.
 ///
@@ -176,7 +168,23 @@ pub async fn apply(
 }
 
 /// What a paused TileProxy comes to: everything stays as it is.
-pub fn leave(proxy: &ValidProxy, step: &Step, existing: Resources<Existing>) -> Outcome {
+pub fn leave(proxy: &ValidProxy, step: Step, existing: Resources<Existing>) -> Outcome {
+    let Step {
+        resources: Resources {
+            deployments: desired,
+            ..
+        },
+        mut held,
+    } = step;
+    // What could change now does not either.
+    held.extend(desired.iter().filter_map(|desired| {
+        let name = desired.name_any();
+        let found = find(&existing.deployments, &name)?;
+        (!same_template(desired, found)).then_some(name)
+    }));
+    let wanted: Vec<String> = (0..proxy.replicas)
+        .map(|n| proxy.names.replica(n))
+        .collect();
     let Resources {
         mut claims,
         config_maps,
@@ -187,9 +195,6 @@ pub fn leave(proxy: &ValidProxy, step: &Step, existing: Resources<Existing>) -> 
         services,
         state: PhantomData,
     } = existing;
-    let wanted: Vec<String> = (0..proxy.replicas)
-        .map(|n| proxy.names.replica(n))
-        .collect();
     claims.retain(|claim| wanted.contains(&claim.name_any()));
     deployments.retain(|deployment| wanted.contains(&deployment.name_any()));
     Outcome {
@@ -203,47 +208,9 @@ pub fn leave(proxy: &ValidProxy, step: &Step, existing: Resources<Existing>) -> 
             services,
             state: PhantomData,
         },
-        held: step.held.clone(),
+        held,
         conflicts: Vec::new(),
         refused_growth: Vec::new(),
-    }
-}
-
-/// Creates the Secret with the admin token, unless there is one by that name.
-///
-/// The operator may create Secrets but not read them, so it tries instead of looking. A Secret
-/// someone else put there is used as it is: that is how to bring one's own token.
-///
-/// # Errors
-/// Anything but "already exists".
-pub async fn create_admin_secret(
-    client: &Client,
-    metrics: &Metrics,
-    proxy: &ValidProxy,
-) -> Result<(), ApplyError> {
-    let token: [u8; 32] = rand::random();
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some(proxy.names.admin_secret()),
-            namespace: Some(proxy.names.namespace.clone()),
-            labels: Some(proxy.names.selector()),
-            owner_references: Some(vec![proxy.owner.clone()]),
-            ..ObjectMeta::default()
-        },
-        data: Some(BTreeMap::from([(
-            build::TOKEN_FILE.to_owned(),
-            ByteString(hex::encode(token).into_bytes()),
-        )])),
-        ..Secret::default()
-    };
-    let api = Api::<Secret>::namespaced(client.clone(), &proxy.names.namespace);
-    match api.create(&post(), &secret).await {
-        Ok(_) => {
-            metrics.applied("Secret", "create");
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(source) => Err(failed("create", &secret, source)),
     }
 }
 
@@ -424,23 +391,6 @@ impl Writer<'_> {
             }
         }
         Ok(())
-    }
-}
-
-impl Memory {
-    fn is<K: Child>(&self, key: &str, found: &K, digest: &str) -> bool {
-        let memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.get(key).is_some_and(|(version, applied)| {
-            found.resource_version().as_deref() == Some(version) && applied == digest
-        })
-    }
-
-    fn remember<K: Child>(&self, key: String, applied: &K, digest: String) {
-        let version = applied.resource_version().unwrap_or_default();
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key, (version, digest));
     }
 }
 

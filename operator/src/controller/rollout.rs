@@ -41,7 +41,7 @@ impl Standing {
     fn of(desired: &Deployment, existing: Option<&Deployment>) -> Self {
         match existing {
             None => Self::Missing,
-            Some(existing) if template(existing) == template(desired) => Self::Updated {
+            Some(existing) if same_template(desired, existing) => Self::Updated {
                 ready: is_ready(existing),
             },
             Some(existing) => Self::Outdated {
@@ -119,11 +119,11 @@ fn may_change(standings: &[Standing]) -> Vec<bool> {
         .collect()
 }
 
-fn template(deployment: &Deployment) -> Option<&str> {
-    deployment
-        .annotations()
-        .get(TEMPLATE_ANNOTATION)
-        .map(String::as_str)
+/// Whether `existing` was last given the pod template of `desired`.
+pub fn same_template(desired: &Deployment, existing: &Deployment) -> bool {
+    let digest =
+        |deployment: &Deployment| deployment.annotations().get(TEMPLATE_ANNOTATION).cloned();
+    digest(desired) == digest(existing)
 }
 
 /// Whether the Deployment's pod serves, and is of its newest template.

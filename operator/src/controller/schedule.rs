@@ -80,7 +80,7 @@ pub(super) fn check(schedule: &str) -> Result<(), String> {
     for (field, part) in FIELDS.iter().zip(parts) {
         if !part.split(',').all(|range| field.takes(range)) {
             return Err(format!(
-                "`{part}` is not a {}: write numbers from {} to {}, ranges, lists, steps, or *",
+                "`{part}` is not a valid {}: write numbers from {} to {}, ranges, lists, steps, or *",
                 field.name, field.min, field.max
             ));
         }

@@ -193,9 +193,10 @@ fn progressing(replicas: &[Replica<'_>]) -> Finding {
         && let Some(why) = replica.deployment.and_then(stalled)
     {
         let message = format!(
-            "{} did not become ready: {why}; the other replicas keep what they run. \
+            "{} did not become ready: {}; the other replicas keep what they run. \
              See `kubectl describe deployment,pod` for it; changing the spec back recovers",
-            replica.name
+            replica.name,
+            why.trim_end_matches('.')
         );
         return Finding::no(Type::Progressing, Reason::RolloutStalled, message);
     }

@@ -4,6 +4,8 @@
 //! The API server has checked most of this already, by the rules in the CRD. It is checked again
 //! because the CRD in the cluster may be older than this operator.
 
+mod image;
+
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use k8s_openapi::{
@@ -14,14 +16,15 @@ use kube::{Resource as _, ResourceExt as _};
 use tile_proxy::config::{Interval, Size};
 use url::Url;
 
+use self::image::image_reference;
 use super::{
     Defaults,
     names::{Names, RESERVED_PREFIXES},
     schedule,
 };
 use crate::crd::{
-    AccessMode, Cache, ClientService, Image, KeyRef, MAX_NAME, MAX_REPLICAS, Mode, PublicKey,
-    SyncSpec, TileProxy, TileProxySpec, URL_RULE, Upstream,
+    AccessMode, Cache, ClientService, KeyRef, MAX_NAME, MAX_REPLICAS, Mode, PublicKey, SyncSpec,
+    TileProxy, TileProxySpec, URL_RULE, Upstream,
 };
 
 /// A TileProxy that can be built. Only [`validate`] makes one.
@@ -417,45 +420,6 @@ fn size_in(
         field,
         format!("is {text}; must be at least {}{most}", range.start()),
     ))
-}
-
-/// What the spec says, and the operand's image for what it leaves out. A tag or digest of the
-/// operand says nothing about another repository.
-fn image_reference(image: &Image, operand: &str) -> String {
-    let Image {
-        repository,
-        tag,
-        digest,
-        pull_policy: _,
-    } = image;
-    if repository.is_empty() && tag.is_empty() && digest.is_empty() {
-        return operand.to_owned();
-    }
-    let operand = operand.split_once('@').map_or(operand, |(name, _)| name);
-    // A colon before the last slash belongs to the port of a registry.
-    let path = operand.rfind('/').map_or(0, |slash| slash + 1);
-    let (operand_repository, operand_tag) = match operand[path..].find(':') {
-        Some(colon) => (&operand[..path + colon], &operand[path + colon + 1..]),
-        None => (operand, ""),
-    };
-    let repository = if repository.is_empty() {
-        operand_repository
-    } else {
-        repository
-    };
-    let tag = if tag.is_empty() && digest.is_empty() {
-        operand_tag
-    } else {
-        tag
-    };
-    let mut reference = repository.to_owned();
-    if !tag.is_empty() {
-        reference = format!("{reference}:{tag}");
-    }
-    if !digest.is_empty() {
-        reference = format!("{reference}@{digest}");
-    }
-    reference
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The watches that cause reconciles, and how they start and stop.
 
-use std::{future::Future, sync::Arc};
+use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, future};
+use futures::{FutureExt as _, Stream, StreamExt as _, future};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::CronJob,
@@ -17,9 +17,11 @@ use kube::{
         controller::{self, Config},
         predicates,
         reflector::{self, ObjectRef},
+        utils::Backoff,
         watcher,
     },
 };
+use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
 
 use super::{Context, error_policy, names::MANAGER, reconcile};
@@ -78,8 +80,6 @@ fn start(
     stop: Stop,
 ) -> (reflector::Store<Root>, impl Future<Output = ()> + use<>) {
     let client = &ctx.client;
-    let children =
-        || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
     let (store, writer) = reflector::store();
     let proxies = watcher(api::<Root>(client, namespace), watcher::Config::default())
         .default_backoff()
@@ -88,26 +88,78 @@ fn start(
         // Our own status updates are no reason to look again.
         .predicate_filter(predicates::generation, PredicateConfig::default());
     let run = Controller::for_stream(proxies, store.clone())
+        .trigger_backoff(NoBackoff)
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .owns(api::<ConfigMap>(client, namespace), children())
-        .owns(api::<CronJob>(client, namespace), children())
-        .owns(api::<Deployment>(client, namespace), children())
-        .owns(api::<PodDisruptionBudget>(client, namespace), children())
-        .owns(api::<Service>(client, namespace), children())
-        .owns(api::<ServiceAccount>(client, namespace), children())
-        .watches(api::<PersistentVolumeClaim>(client, namespace), children(), by_label)
+        .owns_stream(children::<ConfigMap>(client, namespace))
+        .owns_stream(children::<CronJob>(client, namespace))
+        .owns_stream(children::<Deployment>(client, namespace))
+        .owns_stream(children::<PodDisruptionBudget>(client, namespace))
+        .owns_stream(children::<Service>(client, namespace))
+        .owns_stream(children::<ServiceAccount>(client, namespace))
+        .watches_stream(
+            children::<PersistentVolumeClaim>(client, namespace),
+            by_label,
+        )
         .graceful_shutdown_on(stop)
         .run(reconcile, error_policy, ctx.clone())
         .for_each(async |result| match result {
             Ok((proxy, _)) => debug!(%proxy, "reconciled"),
             // Triggered by a child of a TileProxy that is gone: nothing to do.
             Err(controller::Error::ObjectNotFound(proxy)) => debug!(%proxy, "gone"),
-            Err(controller::Error::QueueError(error)) => {
-                warn!(%error, "watch interrupted; is the CRD installed, and may the operator watch?");
-            }
+            Err(controller::Error::QueueError(error)) => interrupted(&error),
             Err(_) => {} // logged with its pause by the error policy
         });
     (store, run)
+}
+
+/// Says why a watch was interrupted. It is resumed in any case.
+fn interrupted(error: &watcher::Error) {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_not_found() => {
+            warn!(%error, "nothing to watch; install the CRD: `tile-proxy-operator crd` prints it");
+        }
+        // The API server was restarted or forgot old versions: everything is listed anew.
+        watcher::Error::WatchError(status) if status.code == 410 => debug!(%error, "watch expired"),
+        _ => warn!(%error, "watch interrupted"),
+    }
+}
+
+/// Changes of one kind of child, deletions included.
+fn children<K>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
+{
+    let ours =
+        watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
+    watcher(api::<K>(client, namespace), ours)
+        .default_backoff()
+        .touched_objects()
+}
+
+/// No pause in addition to that of each watch.
+///
+/// The controller's own would be shared by all watches: after a restart of the API server they fail
+/// one after another, and each would wait for the pauses of those before it, for minutes in sum.
+struct NoBackoff;
+
+impl Iterator for NoBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+}
+
+impl Backoff for NoBackoff {
+    fn reset(&mut self) {}
 }
 
 /// Claims have no owner reference; their labels say whose they are.

@@ -1,7 +1,5 @@
 //! The PodDisruptionBudget: a drain takes one replica at a time.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
     api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
@@ -21,7 +19,7 @@ pub(super) fn replicas(proxy: &ValidProxy) -> Option<PodDisruptionBudget> {
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(i32::from(proxy.replicas) - 1)),
             selector: Some(LabelSelector {
-                match_labels: Some(BTreeMap::from(proxy.names.component(Component::Replica))),
+                match_labels: Some(proxy.names.component(Component::Replica)),
                 match_expressions: None,
             }),
             // A replica that does not start must not hold up the drain of its node.

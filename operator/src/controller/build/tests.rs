@@ -1,1 +1,310 @@
+use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimStatus, PodSpec};
+use kube::ResourceExt as _;
+use serde_json::json;
+use tile_proxy::config::{Config, Size, Source};
+
+use super::*;
+use crate::{
+    controller::{
+        build::claim::plan,
+        fixture::valid,
+        names::{OWNER_ANNOTATION, TEMPLATE_ANNOTATION},
+    },
+    crd::{KeyRef, PublicKey},
+};
+
+fn pods(resources: &Resources<Prepared>) -> Vec<PodSpec> {
+    let replicas = resources
+        .deployments
+        .iter()
+        .filter_map(|d| d.spec.template.spec.clone());
+    let jobs = resources
+        .cron_jobs
+        .iter()
+        .filter_map(|job| job.spec.job_template.spec.as_ref()?.template.spec.clone());
+    replicas.chain(jobs).collect()
+}
+
+fn name_of<K: kube::Resource>(objects: &[K]) -> Vec<String> {
+    objects.iter().map(kube::ResourceExt::name_any).collect()
+}
+
+#[test]
+fn the_children_of_a_tile_proxy_have_the_documented_names() {
+    let resources = build(&valid(|_| {}));
+    assert_eq!(name_of(&resources.config_maps), ["rome2026h1-config"]);
+    assert_eq!(
+        name_of(&resources.service_accounts),
+        ["rome2026h1-tile-proxy"]
+    );
+    assert_eq!(
+        name_of(&resources.services),
+        ["rome2026h1", "rome2026h1-replica-0", "rome2026h1-replica-1"]
+    );
+    let replicas = ["rome2026h1-replica-0", "rome2026h1-replica-1"];
+    assert_eq!(name_of(&resources.deployments), replicas);
+    assert_eq!(name_of(&resources.claims), replicas);
+    assert_eq!(name_of(&resources.cron_jobs), ["rome2026h1-sync"]);
+    assert_eq!(name_of(&resources.disruption_budgets), ["rome2026h1"]);
+}
+
+#[test]
+fn the_same_spec_builds_the_same_bytes() {
+    let many = |backwards: bool| {
+        valid(|proxy| {
+            let mut pairs: Vec<u8> = (0..20).collect();
+            if backwards {
+                pairs.reverse();
+            }
+            for n in pairs {
+                proxy
+                    .spec
+                    .pod_labels
+                    .insert(format!("k{n}"), format!("v{n}"));
+                proxy
+                    .spec
+                    .pod_annotations
+                    .insert(format!("k{n}"), format!("v{n}"));
+            }
+        })
+    };
+    let json = |proxy: &ValidProxy| serde_json::to_string(&build(proxy).deployments).ok();
+    assert_eq!(json(&many(false)), json(&many(true)));
+}
+
+#[test]
+fn deleting_the_resource_leaves_its_volumes() {
+    let resources = build(&valid(|_| {}));
+    for claim in &resources.claims {
+        assert!(
+            claim.owner_references().is_empty(),
+            "an owned claim is garbage-collected"
+        );
+    }
+    for deployment in &resources.deployments {
+        assert_eq!(deployment.owner_references()[0].uid, "5a11e7");
+    }
+}
+
+#[test]
+fn every_pod_is_restricted_and_holds_no_token() {
+    let resources = build(&valid(|_| {}));
+    let pods = pods(&resources);
+    assert_eq!(pods.len(), 3, "two replicas and the sync");
+    for pod in pods {
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        let security = pod.security_context.expect("a pod security context");
+        assert_eq!(security.run_as_non_root, Some(true));
+        assert_eq!(security.run_as_user, Some(65_532));
+        assert_eq!(
+            security.seccomp_profile.map(|p| p.type_).as_deref(),
+            Some("RuntimeDefault")
+        );
+        for container in pod.containers {
+            let security = container.security_context.expect("a security context");
+            assert_eq!(security.allow_privilege_escalation, Some(false));
+            assert_eq!(security.read_only_root_filesystem, Some(true));
+            let dropped = security
+                .capabilities
+                .and_then(|c| c.drop)
+                .unwrap_or_default();
+            assert_eq!(dropped, ["ALL"]);
+        }
+    }
+}
+
+#[test]
+fn a_pod_has_time_to_drain() {
+    let resources = build(&valid(|_| {}));
+    let pod = &pods(&resources)[0];
+    let pre_stop = pod.containers[0]
+        .lifecycle
+        .as_ref()
+        .and_then(|l| l.pre_stop.as_ref());
+    let sleep = pre_stop
+        .and_then(|p| p.sleep.as_ref())
+        .expect("a pause before SIGTERM")
+        .seconds;
+    let drain = i64::try_from(Config::default().shutdown.drain.0.as_secs()).expect("small");
+    assert!(pod.termination_grace_period_seconds > Some(sleep + drain));
+}
+
+#[test]
+fn the_proxy_reads_the_configuration_it_is_given() {
+    let proxy = valid(|proxy| {
+        proxy.spec.cache.size = "10Gi".to_owned();
+        proxy.spec.upstreams[0].timeout = "7s".to_owned();
+        proxy.spec.public_keys.push(PublicKey {
+            secret_key_ref: Some(KeyRef {
+                name: "keys".to_owned(),
+                key: "rome.pub".to_owned(),
+            }),
+            ..PublicKey::default()
+        });
+    });
+    let config = config_map::config(&proxy);
+    assert_eq!(
+        config.cache.max_size,
+        Some(Size(9 << 30)),
+        "90 % of the volume"
+    );
+    assert_eq!(
+        config.public_keys[1],
+        Source::File("/etc/tile-proxy/keys/1/key".into())
+    );
+    assert!(!config.sync.enabled, "the CronJob syncs");
+
+    let yaml = config_map::rendered(&proxy);
+    let read = Config::parse("config.yaml", &yaml, Vec::<(String, String)>::new());
+    assert_eq!(read.map_err(|e| e.to_string()), Ok(config));
+}
+
+#[test]
+fn a_key_by_reference_is_mounted_and_never_copied() {
+    let proxy = valid(|proxy| {
+        proxy.spec.public_keys = vec![PublicKey {
+            config_map_key_ref: Some(KeyRef {
+                name: "keys".to_owned(),
+                key: "a".to_owned(),
+            }),
+            ..PublicKey::default()
+        }];
+    });
+    let pod = &pods(&build(&proxy))[0];
+    let volumes = pod.volumes.as_deref().unwrap_or_default();
+    let volume = volumes
+        .iter()
+        .find(|volume| volume.name == "key-0")
+        .expect("a volume");
+    let source = volume.config_map.as_ref().expect("of the ConfigMap");
+    assert_eq!(source.name, "keys");
+    let mounts = pod.containers[0]
+        .volume_mounts
+        .as_deref()
+        .unwrap_or_default();
+    let mount = mounts
+        .iter()
+        .find(|mount| mount.name == "key-0")
+        .expect("a mount");
+    assert_eq!(mount.mount_path, "/etc/tile-proxy/keys/0");
+    assert_eq!(mount.sub_path, None, "a sub-path would never be updated");
+}
+
+#[test]
+fn a_changed_configuration_restarts_the_pods_and_a_schedule_does_not() {
+    let template = |proxy: &ValidProxy| {
+        build(proxy).deployments[0]
+            .annotations()
+            .get(TEMPLATE_ANNOTATION)
+            .cloned()
+    };
+    let before = template(&valid(|_| {}));
+    assert_ne!(
+        before,
+        template(&valid(
+            |p| p.spec.origin = "rome.example.net/2026h1".to_owned()
+        ))
+    );
+    assert_eq!(
+        before,
+        template(&valid(|p| p.spec.sync.schedule = "@hourly".to_owned()))
+    );
+    assert_eq!(before, template(&valid(|p| p.spec.replicas = 5)));
+}
+
+#[test]
+fn the_sync_asks_every_replica_and_mounts_no_cache() {
+    let resources = build(&valid(|_| {}));
+    let pod = pods(&resources).pop().expect("the sync");
+    assert_eq!(
+        pod.containers[0]
+            .args
+            .as_deref()
+            .unwrap_or_default()
+            .join(" "),
+        "sync --replica http://rome2026h1-replica-0.verifiers.svc:8081 \
+         --replica http://rome2026h1-replica-1.verifiers.svc:8081 \
+         --token-file /etc/tile-proxy/admin/token --depth 10000"
+    );
+    let volumes = pod.volumes.unwrap_or_default();
+    assert!(
+        volumes
+            .iter()
+            .all(|volume| volume.persistent_volume_claim.is_none())
+    );
+}
+
+#[test]
+fn without_replicas_the_sync_is_suspended_and_everything_else_stays() {
+    let resources = build(&valid(|proxy| proxy.spec.replicas = 0));
+    assert_eq!(resources.cron_jobs[0].spec.suspend, Some(true));
+    assert!(resources.deployments.is_empty() && resources.disruption_budgets.is_empty());
+    assert_eq!(name_of(&resources.services), ["rome2026h1"]);
+}
+
+#[test]
+fn clients_do_not_reach_the_admin_port() {
+    let resources = build(&valid(|_| {}));
+    let ports = |service: &Service| -> Vec<i32> {
+        let spec = service.spec.as_ref().expect("a spec");
+        spec.ports.iter().flatten().map(|port| port.port).collect()
+    };
+    assert_eq!(ports(&resources.services[0]), [8080]);
+    assert_eq!(ports(&resources.services[1]), [8080, 8081]);
+}
+
+#[test]
+fn a_claim_is_created_grown_and_otherwise_left_alone() {
+    let claim = |size: &str| {
+        build(&valid(|proxy| proxy.spec.cache.size = size.to_owned()))
+            .claims
+            .remove(0)
+    };
+    let bound = |size: &str| {
+        let mut claim = claim(size);
+        claim.status = Some(PersistentVolumeClaimStatus {
+            phase: Some("Bound".to_owned()),
+            ..PersistentVolumeClaimStatus::default()
+        });
+        claim
+    };
+    let grow = json!({"spec": {"resources": {"requests": {"storage": "20Gi"}}}});
+    assert_eq!(plan(&claim("10Gi"), None), ClaimPlan::Create);
+    assert_eq!(plan(&claim("10Gi"), Some(&bound("10Gi"))), ClaimPlan::Keep);
+    assert_eq!(
+        plan(&claim("20Gi"), Some(&bound("10Gi"))),
+        ClaimPlan::Patch(grow)
+    );
+    assert_eq!(
+        plan(&claim("10Gi"), Some(&bound("20Gi"))),
+        ClaimPlan::Keep,
+        "never shrinks"
+    );
+    assert_eq!(
+        plan(&claim("20Gi"), Some(&claim("10Gi"))),
+        ClaimPlan::Keep,
+        "pending: cannot change"
+    );
+    // The spelling of a size is not a change.
+    assert_eq!(plan(&claim("1024Mi"), Some(&bound("1Gi"))), ClaimPlan::Keep);
+}
+
+#[test]
+fn a_recreated_resource_takes_up_its_volumes_and_nobody_elses() {
+    let desired = build(&valid(|_| {})).claims.remove(0);
+    let mut retained = desired.clone();
+    retained
+        .annotations_mut()
+        .insert(OWNER_ANNOTATION.to_owned(), "an-earlier-uid".to_owned());
+    let adopt = json!({"metadata": {"annotations": {OWNER_ANNOTATION: "5a11e7"}}});
+    assert_eq!(plan(&desired, Some(&retained)), ClaimPlan::Patch(adopt));
+
+    let mut foreign = desired.clone();
+    foreign.metadata.labels = Some(BTreeMap::from([("app".to_owned(), "database".to_owned())]));
+    assert!(matches!(
+        plan(&desired, Some(&foreign)),
+        ClaimPlan::Conflict(_)
+    ));
+}

@@ -1,1 +1,211 @@
+use std::{collections::BTreeSet, marker::PhantomData};
 
+use k8s_openapi::{
+    api::{
+        apps::v1::{DeploymentCondition, DeploymentStatus},
+        batch::v1::CronJobStatus,
+        core::v1::PersistentVolumeClaimStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::*;
+use crate::controller::{
+    build::{Resources, build},
+    fixture,
+};
+
+/// What comes out of a reconcile when everything is well, then changed.
+fn outcome(valid: &ValidProxy, change: impl FnOnce(&mut Outcome)) -> Outcome {
+    let Resources {
+        claims,
+        config_maps,
+        cron_jobs,
+        deployments,
+        disruption_budgets,
+        service_accounts,
+        services,
+        state: PhantomData,
+    } = build(valid);
+    let mut outcome = Outcome {
+        resources: Resources {
+            claims,
+            config_maps,
+            cron_jobs,
+            deployments,
+            disruption_budgets,
+            service_accounts,
+            services,
+            state: PhantomData,
+        },
+        held: BTreeSet::new(),
+        conflicts: Vec::new(),
+        refused_growth: Vec::new(),
+    };
+    for deployment in &mut outcome.resources.deployments {
+        deployment.metadata.generation = Some(1);
+        deployment.status = Some(DeploymentStatus {
+            observed_generation: Some(1),
+            ready_replicas: Some(1),
+            updated_replicas: Some(1),
+            ..DeploymentStatus::default()
+        });
+    }
+    for claim in &mut outcome.resources.claims {
+        let requests = claim
+            .spec
+            .as_ref()
+            .and_then(|s| s.resources.as_ref()?.requests.clone());
+        claim.status = Some(PersistentVolumeClaimStatus {
+            capacity: requests,
+            phase: Some("Bound".to_owned()),
+            ..PersistentVolumeClaimStatus::default()
+        });
+    }
+    change(&mut outcome);
+    outcome
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("in range")
+}
+
+fn status_after(change: impl FnOnce(&mut Outcome)) -> TileProxyStatus {
+    let valid = fixture::valid(|_| {});
+    applied(
+        &fixture::proxy(|_| {}),
+        &valid,
+        &outcome(&valid, change),
+        at(100),
+    )
+}
+
+fn condition(status: &TileProxyStatus, type_: Type) -> (String, String) {
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_.as_str());
+    let found = found.expect("the condition");
+    (found.status.clone(), found.reason.clone())
+}
+
+#[test]
+fn each_state_has_its_reason() {
+    type Change = fn(&mut Outcome);
+    let rows: [(Change, Type, &str, &str); 13] = [
+        (|_| {}, Type::Ready, "True", "AllReplicasReady"),
+        (|_| {}, Type::Progressing, "False", "Complete"),
+        (|_| {}, Type::VolumesReady, "True", "VolumesBound"),
+        (|_| {}, Type::Synced, "Unknown", "AwaitingFirstSync"),
+        (
+            |o| o.resources.deployments[1].status = None,
+            Type::Ready,
+            "False",
+            "ReplicasNotReady",
+        ),
+        // Kubernetes has not seen the newest template yet: what it says is of the one before.
+        (
+            |o| o.resources.deployments[1].metadata.generation = Some(2),
+            Type::Progressing,
+            "True",
+            "RollingOut",
+        ),
+        (
+            |o| o.held.extend(["rome2026h1-replica-1".to_owned()]),
+            Type::Ready,
+            "False",
+            "ReplicasNotReady",
+        ),
+        (stall, Type::Progressing, "False", "RolloutStalled"),
+        (stall, Type::Degraded, "True", "RolloutStalled"),
+        (
+            |o| o.conflicts.push("Service x is foreign".to_owned()),
+            Type::Ready,
+            "False",
+            "Conflict",
+        ),
+        (
+            |o| drop(o.resources.claims.pop()),
+            Type::VolumesReady,
+            "False",
+            "ClaimUnavailable",
+        ),
+        (
+            |o| o.resources.claims[0].status = None,
+            Type::VolumesReady,
+            "False",
+            "ClaimPending",
+        ),
+        (
+            |o| o.refused_growth.push("no".to_owned()),
+            Type::Degraded,
+            "True",
+            "ResizeRefused",
+        ),
+    ];
+    for (row, (change, type_, status, reason)) in rows.into_iter().enumerate() {
+        let got = condition(&status_after(change), type_);
+        assert_eq!(got, (status.to_owned(), reason.to_owned()), "row {row}");
+    }
+}
+
+fn stall(outcome: &mut Outcome) {
+    outcome.resources.deployments[0].status = Some(DeploymentStatus {
+        conditions: Some(vec![DeploymentCondition {
+            type_: Some("Progressing".to_owned()),
+            status: Some("False".to_owned()),
+            reason: Some("ProgressDeadlineExceeded".to_owned()),
+            ..DeploymentCondition::default()
+        }]),
+        ..DeploymentStatus::default()
+    });
+}
+
+#[test]
+fn a_settled_resource_keeps_its_status_to_the_letter() {
+    let valid = fixture::valid(|_| {});
+    let outcome = outcome(&valid, |_| {});
+    let mut proxy = fixture::proxy(|_| {});
+    let first = applied(&proxy, &valid, &outcome, at(100));
+    proxy.status = Some(first.clone());
+    assert_eq!(applied(&proxy, &valid, &outcome, at(999)), first);
+}
+
+#[test]
+fn a_refused_resource_still_tells_what_runs() {
+    let mut proxy = fixture::proxy(|_| {});
+    proxy.status = Some(status_after(|_| {}));
+    let invalid = fixture::parsed(|p| p.spec.upstreams.clear()).expect_err("no upstream");
+    let status = refused(&proxy, &invalid, at(200));
+    assert_eq!(
+        condition(&status, Type::Accepted),
+        ("False".to_owned(), "InvalidSpec".to_owned())
+    );
+    assert_eq!(status.ready_replicas, 2);
+    assert_eq!(status.url, "http://rome2026h1.verifiers.svc:8080");
+}
+
+#[test]
+fn the_last_sync_is_judged_by_what_started_last() {
+    for (started, succeeded, running, want) in [
+        (None, None, false, "AwaitingFirstSync"),
+        (Some(10), None, true, "AwaitingFirstSync"),
+        (Some(10), None, false, "SyncFailed"),
+        (Some(10), Some(12), false, "SyncSucceeded"),
+        (Some(20), Some(12), true, "SyncSucceeded"), // the one before, until this one ends
+        (Some(20), Some(12), false, "SyncFailed"),
+    ] {
+        let status = status_after(|outcome| {
+            outcome.resources.cron_jobs[0].status = Some(CronJobStatus {
+                active: running.then(|| vec![Default::default()]),
+                last_schedule_time: started.map(|second| Time(at(second))),
+                last_successful_time: succeeded.map(|second| Time(at(second))),
+            });
+        });
+        let (_, reason) = condition(&status, Type::Synced);
+        assert_eq!(
+            reason, want,
+            "started {started:?}, succeeded {succeeded:?}, {running}"
+        );
+    }
+}

@@ -1,1 +1,107 @@
+use super::*;
+use crate::{
+    controller::fixture::{parsed, valid},
+    crd::PublicKey,
+};
 
+#[test]
+fn what_the_spec_leaves_out_has_the_documented_default() {
+    let proxy = valid(|_| {});
+    assert_eq!(proxy.cache.size, Size(10 << 30));
+    assert_eq!(proxy.cache.memory_mb, 128);
+    assert_eq!(proxy.cache.storage_class, None);
+    assert_eq!(proxy.cache.checkpoint_ttl_minutes, 5);
+    assert_eq!(proxy.refresh_interval, Interval::seconds(10));
+    assert_eq!(proxy.upstream.timeout, Interval::seconds(30));
+    assert_eq!(
+        proxy.image.reference,
+        "mirror.example.net:5000/tile-proxy:7.1"
+    );
+    assert_eq!(proxy.mode, Mode::Online);
+}
+
+#[test]
+fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
+    type Change = fn(&mut TileProxy);
+    let rows: [(Change, &str); 19] = [
+        (
+            |p| p.metadata.name = Some("a".repeat(41)),
+            "metadata.name: must have at most 40",
+        ),
+        (
+            |p| p.metadata.name = Some("9lives".into()),
+            "metadata.name: must start with a letter",
+        ),
+        (
+            |p| p.metadata.name = Some("rome-replica-3".into()),
+            "metadata.name: must not end in",
+        ),
+        (|p| p.spec.replicas = 17, "spec.replicas: must be 0 to 16"),
+        (|p| p.spec.replicas = -1, "spec.replicas: must be 0 to 16"),
+        (
+            |p| p.spec.upstreams.clear(),
+            "spec.upstreams: must hold exactly one",
+        ),
+        (
+            |p| p.spec.upstreams[0].url = "rome".into(),
+            "spec.upstreams[0].url: must be an http://",
+        ),
+        (
+            |p| p.spec.upstreams[0].timeout = "30".into(),
+            "spec.upstreams[0].timeout: `30` is not",
+        ),
+        (
+            |p| p.spec.upstreams[0].timeout = "11m".into(),
+            "spec.upstreams[0].timeout: is 11m; must be between 1s and 10m",
+        ),
+        (
+            |p| p.spec.origin = "a b".into(),
+            "spec.origin: must be one line",
+        ),
+        (
+            |p| p.spec.public_keys.clear(),
+            "spec.publicKeys: must hold at least one key",
+        ),
+        (
+            |p| p.spec.public_keys[0] = PublicKey::default(),
+            "spec.publicKeys[0]: set exactly one of",
+        ),
+        // It would make the proxy read a file of its pod.
+        (
+            |p| p.spec.public_keys[0].inline = Some("file:/etc/passwd".into()),
+            "spec.publicKeys[0].inline: must be a verifier key",
+        ),
+        (
+            |p| p.spec.cache.size = "10GB".into(),
+            "spec.cache.size: `10GB` is not a size",
+        ),
+        (
+            |p| p.spec.cache.size = "1Mi".into(),
+            "spec.cache.size: is 1Mi; must be at least 64Mi",
+        ),
+        (
+            |p| p.spec.cache.checkpoint_ttl = "90s".into(),
+            "spec.cache.checkpointTTL: must be whole minutes",
+        ),
+        (
+            |p| p.spec.sync.schedule = "0 25 * * *".into(),
+            "spec.sync.schedule: `25` is not a valid hour",
+        ),
+        (
+            |p| p.spec.sync.depth = 0,
+            "spec.sync.depth: must be at least 1",
+        ),
+        (
+            |p| {
+                p.spec
+                    .pod_labels
+                    .insert("app.kubernetes.io/name".into(), "x".into());
+            },
+            "spec.podLabels[app.kubernetes.io/name]: is set by the operator",
+        ),
+    ];
+    for (change, want) in rows {
+        let message = parsed(change).expect_err(want).to_string();
+        assert!(message.starts_with(want), "want {want}\ngot  {message}");
+    }
+}
