@@ -13,6 +13,8 @@
 mod cache;
 mod keys;
 mod pod;
+#[cfg(test)]
+mod rules;
 mod schema;
 mod status;
 mod sync;
@@ -219,9 +221,9 @@ pub struct Upstream {
 
     /// How long one request to the log may take, 1s to 10m, such as `30s`. Defaults to 30s.
     #[serde(default = "defaults::timeout")]
-    #[schemars(length(min = 2, max = 32), regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('10m')")
-        .message("must be between 1s and 10m"))]
+    #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('10m')")
+        .message("must be a duration between 1s and 10m, such as 30s"))]
     pub timeout: String,
 
     /// Where the tiles are, if not below `url`; a final `tile/` is cut off. At most 2048
@@ -254,9 +256,9 @@ pub struct CheckpointSpec {
     /// is visible to clients after at most this long. Defaults to 10s, about the rate at which
     /// logs publish.
     #[serde(default = "defaults::refresh_interval")]
-    #[schemars(length(min = 2, max = 32), regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("must be between 1s and 24h"))]
+    #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("must be a duration between 1s and 24h, such as 10s"))]
     pub refresh_interval: String,
 }
 

@@ -13,22 +13,16 @@ pub struct Cache {
     /// 10Gi hold about 1.1 million full tiles. It can grow if the storage class allows expansion;
     /// it is never shrunk. Defaults to 10Gi.
     #[serde(default = "defaults::size")]
-    #[schemars(
-        length(min = 1, max = 32),
-        regex(pattern = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$")
-    )]
-    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("must be at least 64Mi"))]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$') && quantity(self).compareTo(quantity('64Mi')) >= 0").message("must be a size of at least 64Mi, such as 10Gi"))]
     pub size: String,
 
     /// Verified bytes each replica keeps in memory, such as `128Mi`; 1Mi to 64Gi. Defaults to
     /// 128Mi, about 16,000 full tiles.
     #[serde(default = "defaults::memory")]
-    #[schemars(
-        length(min = 1, max = 32),
-        regex(pattern = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$")
-    )]
-    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('64Gi')) <= 0")
-        .message("must be between 1Mi and 64Gi"))]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$') && quantity(self).compareTo(quantity('1Mi')) >= 0 && quantity(self).compareTo(quantity('64Gi')) <= 0")
+        .message("must be a size between 1Mi and 64Gi, such as 128Mi"))]
     pub memory: String,
 
     /// StorageClass of the volumes. Cannot be changed: a volume does not move between classes.
@@ -51,8 +45,8 @@ pub struct Cache {
     /// Age from which a served checkpoint carries a `Warning` header, in whole minutes, 1m to
     /// 168h, such as `5m`. Defaults to 5m.
     #[serde(default = "defaults::checkpoint_ttl", rename = "checkpointTTL")]
-    #[schemars(length(min = 2, max = 32), regex(pattern = r"^([0-9]+(ms|s|m|h))+$"))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('168h') && duration(self).getSeconds() % 60 == 0")
+    #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('1m') && duration(self) <= duration('168h') && duration(self).getSeconds() % 60 == 0")
         .message("must be whole minutes between 1m and 168h, such as 5m"))]
     pub checkpoint_ttl: String,
 }

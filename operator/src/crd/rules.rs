@@ -1,0 +1,217 @@
+//! Tests of the CEL rules: each refuses what it should, with the message a person gets. The API
+//! server decides in the end; this is the same expressions, evaluated without one.
+
+use serde_json::{Value, json};
+
+use super::TileProxy;
+
+fn smallest() -> Value {
+    json!({
+        "apiVersion": "tiles.stella-ops.org/v1alpha1",
+        "kind": "TileProxy",
+        "metadata": {"name": "rome2026h1", "namespace": "verifiers"},
+        "spec": {
+            "upstreams": [{"url": "https://rome.example.net/2026h1/"}],
+            "publicKeys": [{"inline": "rome.example.net/2026h1+33d7b496+AeHTu4Q3hEIM"}],
+        },
+    })
+}
+
+fn with(pointer: &str, value: Value) -> TileProxy {
+    let mut proxy = smallest();
+    let mut at = &mut proxy;
+    for segment in pointer.split('/').skip(1) {
+        at = match segment.parse::<usize>() {
+            Ok(index) => &mut at[index],
+            Err(_) => &mut at[segment], // makes an object of what is not there
+        };
+    }
+    *at = value;
+    serde_json::from_value(proxy).expect("the shape of a TileProxy")
+}
+
+#[test]
+fn the_smallest_resource_is_accepted() {
+    let proxy: TileProxy = serde_json::from_value(smallest()).expect("a TileProxy");
+    assert!(proxy.validate_cel().is_ok(), "{:?}", proxy.validate_cel());
+}
+
+#[test]
+fn each_rule_refuses_with_a_message_that_helps() {
+    for (pointer, value, want) in [
+        ("/metadata/name", json!("a".repeat(40)), None),
+        (
+            "/metadata/name",
+            json!("a".repeat(41)),
+            Some("at most 40 characters"),
+        ),
+        (
+            "/metadata/name",
+            json!("2026h1"),
+            Some("must start with a letter"),
+        ),
+        (
+            "/metadata/name",
+            json!("rome.2026h1"),
+            Some("must start with a letter"),
+        ),
+        (
+            "/metadata/name",
+            json!("rome-replica-0"),
+            Some("must not end in -replica-<number>"),
+        ),
+        ("/metadata/name", json!("rome-replica-x"), None),
+        (
+            "/spec/upstreams/0/url",
+            json!("ftp://rome.example.net/"),
+            Some("http:// or https://"),
+        ),
+        (
+            "/spec/upstreams/0/url",
+            json!("https://u:p@rome.example.net/"),
+            Some("without user"),
+        ),
+        (
+            "/spec/upstreams/0/url",
+            json!("https://rome.example.net/?q"),
+            Some("without user"),
+        ),
+        (
+            "/spec/upstreams/0/url",
+            json!("http://[::1]:8080/log"),
+            None,
+        ),
+        (
+            "/spec/upstreams/0/tileBaseURL",
+            json!("tiles.example.net"),
+            Some("http:// or https://"),
+        ),
+        (
+            "/spec/upstreams/0/tileBaseURL",
+            json!("https://tiles.example.net/tile/"),
+            None,
+        ),
+        (
+            "/spec/upstreams/0/timeout",
+            json!("500ms"),
+            Some("a duration between 1s and 10m"),
+        ),
+        ("/spec/upstreams/0/timeout", json!("10m"), None),
+        (
+            "/spec/upstreams/0/timeout",
+            json!("10m1s"),
+            Some("a duration between 1s and 10m"),
+        ),
+        (
+            "/spec/origin",
+            json!("two words"),
+            Some("one line without spaces"),
+        ),
+        (
+            "/spec/publicKeys/0",
+            json!({}),
+            Some("exactly one of inline"),
+        ),
+        (
+            "/spec/publicKeys/0",
+            json!({"inline": "k", "secretKeyRef": {"name": "k", "key": "k"}}),
+            Some("exactly one of inline"),
+        ),
+        (
+            "/spec/publicKeys/0",
+            json!({"configMapKeyRef": {"name": "k", "key": "k"}}),
+            None,
+        ),
+        (
+            "/spec/checkpoint/refreshInterval",
+            json!("900ms"),
+            Some("a duration between 1s and 24h"),
+        ),
+        ("/spec/checkpoint/refreshInterval", json!("24h"), None),
+        (
+            "/spec/cache/size",
+            json!("63Mi"),
+            Some("a size of at least 64Mi"),
+        ),
+        ("/spec/cache/size", json!("64Mi"), None),
+        (
+            "/spec/cache/size",
+            json!("10GB"),
+            Some("a size of at least 64Mi"),
+        ),
+        (
+            "/spec/checkpoint/refreshInterval",
+            json!("10"),
+            Some("a duration between 1s"),
+        ),
+        (
+            "/spec/cache/memory",
+            json!("1000k"),
+            Some("a size between 1Mi and 64Gi"),
+        ),
+        (
+            "/spec/cache/memory",
+            json!("65Gi"),
+            Some("a size between 1Mi and 64Gi"),
+        ),
+        (
+            "/spec/cache/checkpointTTL",
+            json!("90s"),
+            Some("whole minutes"),
+        ),
+        ("/spec/cache/checkpointTTL", json!("60s"), None),
+        (
+            "/spec/sync/schedule",
+            json!("TZ=UTC 0 * * * *"),
+            Some("use sync.timeZone"),
+        ),
+        (
+            "/spec/sync/schedule",
+            json!("@every 5m"),
+            Some("five cron fields"),
+        ),
+        (
+            "/spec/sync/schedule",
+            json!("0 0 * *"),
+            Some("five cron fields"),
+        ),
+        ("/spec/sync/schedule", json!("@hourly"), None),
+        (
+            "/spec/sync/timeZone",
+            json!("Local"),
+            Some("must name a time zone"),
+        ),
+    ] {
+        let errors = match with(pointer, value.clone()).validate_cel() {
+            Ok(()) => String::new(),
+            Err(errors) => errors.to_string(),
+        };
+        match want {
+            None => assert_eq!(errors, "", "{pointer} = {value}"),
+            Some(want) => assert!(errors.contains(want), "{pointer} = {value}: {errors:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_a_volume_was_made_of_cannot_change() {
+    let old = with("/spec/cache/storageClassName", json!("fast"));
+    let slow = with("/spec/cache/storageClassName", json!("slow"));
+    let errors = slow
+        .validate_cel_update(&old)
+        .expect_err("immutable")
+        .to_string();
+    assert!(errors.contains("do not move between classes"), "{errors}");
+
+    let mut many = old.clone();
+    many.spec.cache.access_modes = vec![super::AccessMode::ReadWriteMany];
+    let errors = many
+        .validate_cel_update(&old)
+        .expect_err("immutable")
+        .to_string();
+    assert!(errors.contains("because the volumes exist"), "{errors}");
+
+    let mut larger = old.clone();
+    larger.spec.cache.size = "20Gi".to_owned();
+    assert!(larger.validate_cel_update(&old).is_ok());
+}
