@@ -18,6 +18,10 @@ use crate::{
 /// Checkpoints kept; the newest is the one that counts, the others are for people.
 const KEPT_CHECKPOINTS: usize = 4;
 
+/// Contradictions kept. One proves that a log shows two histories; a log that signs a new one every
+/// second must not fill the disk with them.
+const MAX_EVIDENCE: usize = 64;
+
 /// Suffix of a file that is still being written.
 const TEMPORARY: &str = "tmp";
 
@@ -143,17 +147,21 @@ impl Files {
         Ok(())
     }
 
-    /// Keeps two contradicting notes, named by what they prove. Durable on return.
+    /// Keeps two contradicting notes, named by the offered one. Durable on return.
     ///
-    /// Returns where they are.
-    pub fn write_evidence(&self, trusted: &[u8], offered: &[u8]) -> io::Result<PathBuf> {
+    /// Returns where they are, or `None` if they are there already, or if there is evidence enough.
+    pub fn write_evidence(&self, trusted: &[u8], offered: &[u8]) -> io::Result<Option<PathBuf>> {
         let digest = hex::encode(&crate::tlog::Hash::of(offered).0[..8]);
-        let directory = self.directory.join("evidence").join(digest);
-        fs::create_dir_all(&directory)?;
+        let evidence = self.directory.join("evidence");
+        let directory = evidence.join(digest);
+        fs::create_dir_all(&evidence)?;
+        if directory.exists() || fs::read_dir(&evidence)?.count() >= MAX_EVIDENCE {
+            return Ok(None);
+        }
         write_and_rename(&directory.join("trusted.checkpoint"), trusted)?;
         write_and_rename(&directory.join("offered.checkpoint"), offered)?;
         sync_directories(&directory, &self.directory)?;
-        Ok(directory)
+        Ok(Some(directory))
     }
 
     fn bundle_path(&self, bundle: Bundle) -> PathBuf {
@@ -326,6 +334,22 @@ mod tests {
         assert_eq!(notes, ["1000", "101", "100", "99"]);
         let origin = fs::read_to_string(directory.path().join("log/origin")).expect("readable");
         assert_eq!(origin, "rome.example/2026h1\n");
+    }
+
+    #[test]
+    fn evidence_is_kept_once_and_not_without_limit() {
+        let (directory, files) = files();
+        let keep = |i: usize| files.write_evidence(b"trusted", i.to_string().as_bytes());
+        assert!(keep(0).expect("written").is_some());
+        assert!(keep(0).expect("readable").is_none());
+        for i in 1..MAX_EVIDENCE {
+            assert!(keep(i).expect("written").is_some(), "evidence {i}");
+        }
+        assert!(keep(MAX_EVIDENCE).expect("readable").is_none());
+        let kept = fs::read_dir(directory.path().join("log/evidence"))
+            .expect("readable")
+            .count();
+        assert_eq!(kept, MAX_EVIDENCE);
     }
 
     #[test]

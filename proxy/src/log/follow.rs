@@ -442,25 +442,26 @@ impl Log {
         }
     }
 
-    /// Keeps both notes, and says so.
+    /// Keeps both notes, and says so once.
     fn split_view(&self, trusted: &Trusted, offered: &Checkpoint, note: &[u8]) -> FollowError {
-        self.metrics
-            .split_views
-            .with_label_values(&[self.name()])
-            .inc();
+        let error = FollowError::SplitView {
+            trusted: trusted.checkpoint.size,
+            offered: offered.size,
+        };
         let kept = self
             .store
             .get()
             .map(|store| store.files.write_evidence(&trusted.note, note));
         let evidence = match kept {
-            Some(Ok(path)) => path.display().to_string(),
+            Some(Ok(Some(path))) => path.display().to_string(),
+            Some(Ok(None)) => return error, // known already
             Some(Err(error)) => format!("not kept: {error}"),
             None => "not kept".to_owned(),
         };
-        let error = FollowError::SplitView {
-            trusted: trusted.checkpoint.size,
-            offered: offered.size,
-        };
+        self.metrics
+            .split_views
+            .with_label_values(&[self.name()])
+            .inc();
         warn!(
             log = self.name(),
             trusted_root = %trusted.checkpoint.root,

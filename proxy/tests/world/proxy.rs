@@ -1,0 +1,201 @@
+//! The real binary, on ports of its own, and a small client for it.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Longest wait for anything; far more than it takes.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running proxy; killed when dropped.
+pub(crate) struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+/// What a proxy answered.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(": ")?;
+            key.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// A directory for a cache, outside any other test's.
+pub(crate) fn cache_directory() -> TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+/// Waits until `holds`, with a deadline.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(
+            begin.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Proxy {
+    /// Starts a proxy for one log, and waits until it listens. `more` are further keys.
+    pub(crate) fn start(upstream: &str, vkey: &str, cache: &Path, more: &str) -> Self {
+        let config = cache.join("config.yaml");
+        let text = format!(
+            "tile_proxy:\n  listen: 127.0.0.1:0\n  upstream_url: {upstream}\n  \
+             public_keys: [\"{vkey}\"]\n  failover: {{retry_count: 1, retry_delay_ms: 10}}\n  \
+             checkpoint: {{refresh_interval: 1s}}\n  log: {{format: json}}\n  \
+             cache: {{base_path: {}}}\n{more}",
+            cache.join("cache").display()
+        );
+        std::fs::write(&config, text).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tile-proxy"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let printed = Arc::clone(&lines);
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                printed.lock().expect("no panic").push(line);
+            }
+        });
+        let mut address = None;
+        eventually("the proxy listens", || {
+            address = lines.lock().expect("no panic").iter().find_map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                let listening = line["message"] == "listening";
+                listening
+                    .then(|| line["address"].as_str()?.parse().ok())
+                    .flatten()
+            });
+            address.is_some()
+        });
+        Self {
+            child,
+            address: address.expect("just seen"),
+            lines,
+        }
+    }
+
+    /// As [`Proxy::start`], and waits until it is ready.
+    pub(crate) fn ready(upstream: &str, vkey: &str, cache: &Path) -> Self {
+        let proxy = Self::start(upstream, vkey, cache, "");
+        eventually("the proxy is ready", || {
+            proxy.get("/_admin/ready").status == 200
+        });
+        proxy
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Response {
+        self.send("GET", path, "")
+    }
+
+    /// One request on one connection; `headers` end with `\r\n` each.
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &str) -> Response {
+        request(self.address, method, path, headers)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The value of one metric, `name{labels}` as it is printed; 0 if it is not.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/_admin/metrics").text();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Lines printed so far that hold `text`.
+    pub(crate) fn printed(&self, text: &str) -> Vec<String> {
+        let lines = self.lines.lock().expect("no panic");
+        lines
+            .iter()
+            .filter(|line| line.contains(text))
+            .cloned()
+            .collect()
+    }
+
+    /// Asks it to stop, and waits until it has; gives its exit code.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("alive");
+        self.child.wait().expect("waited").code()
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("alive");
+        self.child.wait().expect("waited");
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Already gone after `stop` and `kill`.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One request on one connection.
+pub(crate) fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -> Response {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("set");
+    let host = if headers.to_ascii_lowercase().contains("host:") {
+        ""
+    } else {
+        "Host: localhost\r\n"
+    };
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n"
+    )
+    .expect("sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("read");
+    let end = bytes
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .expect("a head");
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .expect("a status");
+    Response {
+        status,
+        head,
+        body: bytes.split_off(end + 4),
+    }
+}
