@@ -25,7 +25,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
     core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::controller::Action,
 };
@@ -265,9 +265,11 @@ async fn update_status(
 async fn refuse_unreadable(object: &InvalidObject, ctx: &Context) -> Result<Action, Error> {
     let namespace = object.metadata.namespace.clone().unwrap_or_default();
     let name = object.metadata.name.clone().unwrap_or_default();
-    let resource = kube::api::ApiResource::erase::<TileProxy>(&());
-    let api = Api::<DynamicObject>::namespaced_with(ctx.client.clone(), &namespace, &resource);
-    let Some(current) = api.get_opt(&name).await.map_err(Error::Observe)? else {
+    let Some(current) = of_any_shape(&ctx.client, &namespace)
+        .get_opt(&name)
+        .await
+        .map_err(Error::Observe)?
+    else {
         return Ok(Action::await_change());
     };
     let old: TileProxyStatus =
@@ -291,7 +293,8 @@ async fn write_status(
     name: &str,
     status: &TileProxyStatus,
 ) -> Result<(), Error> {
-    let api = Api::<TileProxy>::namespaced(ctx.client.clone(), namespace);
+    // The answer is the whole resource, which may be one that cannot be read.
+    let api = of_any_shape(&ctx.client, namespace);
     let patch = json!({
         "apiVersion": <TileProxy as kube::Resource>::api_version(&()),
         "kind": <TileProxy as kube::Resource>::kind(&()),
@@ -305,6 +308,12 @@ async fn write_status(
         Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()), // deleted meanwhile
         Err(source) => Err(Error::Status(source)),
     }
+}
+
+/// TileProxies, whatever their spec looks like.
+fn of_any_shape(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<TileProxy>(&());
+    Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
 /// How long to wait after `error`: longer each time in a row, and not the same for all.
