@@ -490,3 +490,59 @@ impl Default for Shutdown {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// Paths of all keys, with what they are by default.
+    fn keys(prefix: &str, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let path = if prefix.is_empty() {
+                        key.clone()
+                    } else {
+                        format!("{prefix}.{key}")
+                    };
+                    keys(&path, value, found);
+                }
+            }
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                for item in items {
+                    keys(&format!("{prefix}[]"), item, found);
+                }
+            }
+            _ => found.push(prefix.to_owned()),
+        }
+    }
+
+    #[test]
+    fn every_key_is_in_the_documentation() {
+        let page = include_str!("../../docs/configuration.md");
+        let config = Config {
+            upstreams: vec![Upstream::default()],
+            logs: vec![LogConfig {
+                upstreams: Vec::new(),
+                ..LogConfig::default()
+            }],
+            ..Config::default()
+        };
+        let mut found = Vec::new();
+        keys(
+            "",
+            &serde_json::to_value(config).expect("a tree"),
+            &mut found,
+        );
+        assert!(found.len() > 60, "{found:?}");
+        let missing: Vec<&String> = found
+            .iter()
+            .filter(|key| !page.contains(&format!("| `{key}` |")))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "docs/configuration.md does not explain {missing:?}"
+        );
+    }
+}

@@ -321,7 +321,7 @@ impl Log {
                 }
             }
             Some(StoredTile::Corrupt) => {
-                self.report_corrupt(&tile, "its bytes and record disagree")
+                self.report_corrupt(&tile, "its bytes and record disagree");
             }
             None => {}
         }

@@ -110,10 +110,16 @@ struct Disk {
 struct Dirty {
     since: Option<tokio::time::Instant>,
     bytes: u64,
-    /// Groups by log, level and number, each with the slots written.
-    groups: HashMap<(u32, u8, u64), (Arc<Group>, Vec<u64>)>,
+    /// By log, level and number.
+    groups: HashMap<(u32, u8, u64), DirtyGroup>,
     /// Directories that may have new names, each with the log's directory that they are below.
     directories: HashSet<(PathBuf, PathBuf)>,
+}
+
+/// A group with tiles that are not durable.
+struct DirtyGroup {
+    group: Arc<Group>,
+    slots: Vec<u64>,
 }
 
 impl Disk {
@@ -167,11 +173,13 @@ impl Disk {
         };
         group.write(slot, tile.bytes(), &record)?;
         let key = (store.number, level, index / super::slots::GROUP_SLOTS);
-        self.dirty
-            .groups
-            .entry(key)
-            .or_insert_with(|| (group, Vec::new()))
-            .1
+        let dirty = self.dirty.groups.entry(key);
+        dirty
+            .or_insert_with(|| DirtyGroup {
+                group,
+                slots: Vec::new(),
+            })
+            .slots
             .push(slot);
         let directory = store.groups.level_directory(level);
         self.dirty
@@ -226,7 +234,7 @@ impl Disk {
             directories,
         } = std::mem::take(&mut self.dirty);
         let mut outcome = Ok(());
-        for (group, slots) in groups.into_values() {
+        for DirtyGroup { group, slots } in groups.into_values() {
             if let Err(error) = group.sync() {
                 warn!(%error, tiles = slots.len(), "sync failed; its tiles are forgotten");
                 for slot in slots {

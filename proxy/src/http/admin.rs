@@ -5,14 +5,14 @@
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::{
     Service, Site,
-    respond::{Reply, json, reply},
+    respond::{Reply, json, reply, with},
 };
 use crate::{
     cache::slots::Slot,
@@ -43,7 +43,7 @@ pub(super) async fn route(
             "method_not_allowed",
             &message,
         );
-        super::respond::with(reply, header::ALLOW, http::HeaderValue::from_static(allow))
+        with(reply, header::ALLOW, HeaderValue::from_static(allow))
     };
     match path {
         "health" if reading => return json::ok(&serde_json::json!({"status": "alive"})),
@@ -55,7 +55,7 @@ pub(super) async fn route(
         let message = "waiting for another process to leave the cache";
         return json::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message);
     };
-    let authorized = || authorized(site, peer, request.headers());
+    let refused = || refusal(site, peer, request.headers());
     match path {
         "ready" if reading => json::ok(&serde_json::json!({"status": "ready"})),
         "cache/stats" if reading => json::ok(&stats(site, service)),
@@ -67,13 +67,13 @@ pub(super) async fn route(
                 "no sync since the start; POST starts one",
             ),
         },
-        "cache/sync" if method == Method::POST => match authorized() {
-            Ok(()) => start_sync(site, service, request).await,
-            Err(refusal) => refusal,
+        "cache/sync" if method == Method::POST => match refused() {
+            None => start_sync(site, service, request).await,
+            Some(refusal) => refusal,
         },
-        "refresh" if method == Method::POST => match authorized() {
-            Ok(()) => refresh(service).await,
-            Err(refusal) => refusal,
+        "refresh" if method == Method::POST => match refused() {
+            None => refresh(service).await,
+            Some(refusal) => refusal,
         },
         "cache/prune" => {
             let message = "pruning is not built yet in this version";
@@ -93,9 +93,9 @@ pub(super) async fn route(
     }
 }
 
-/// Whether this call may change something.
-fn authorized(site: &Site, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Reply> {
-    let forbidden = |message: &str| Err(json::error(StatusCode::FORBIDDEN, "forbidden", message));
+/// Why this call may not change anything; `None` if it may.
+fn refusal(site: &Site, peer: SocketAddr, headers: &HeaderMap) -> Option<Reply> {
+    let forbidden = |message: &str| Some(json::error(StatusCode::FORBIDDEN, "forbidden", message));
     let Some(token) = &site.admin.token else {
         if !site.admin.loopback {
             return forbidden("no `admin.token` is configured and `admin.loopback` is off");
@@ -106,7 +106,7 @@ fn authorized(site: &Site, peer: SocketAddr, headers: &HeaderMap) -> Result<(), 
                  under a loopback host name and through no proxy or browser",
             );
         }
-        return Ok(());
+        return None;
     };
     let token = match token.read() {
         Ok(token) if !token.is_empty() => token,
@@ -122,16 +122,15 @@ fn authorized(site: &Site, peer: SocketAddr, headers: &HeaderMap) -> Result<(), 
         .and_then(|value| value.strip_prefix("Bearer "));
     match given {
         // Compared by digest: how long it takes says nothing about the token.
-        Some(given) if digest(given) == digest(&token) => Ok(()),
+        Some(given) if digest(given) == digest(&token) => None,
         Some(_) => forbidden("not the configured `admin.token`"),
         None => {
             let message = "send `Authorization: Bearer <admin.token>`";
             let reply = json::error(StatusCode::UNAUTHORIZED, "unauthorized", message);
-            let scheme = http::HeaderValue::from_static("Bearer");
-            Err(super::respond::with(
+            Some(with(
                 reply,
                 header::WWW_AUTHENTICATE,
-                scheme,
+                HeaderValue::from_static("Bearer"),
             ))
         }
     }

@@ -88,9 +88,7 @@ impl Server {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout.0)
-            .max_buf_size(limits.header_bytes)
-            // Otherwise each request on a connection is a write of its own on the header.
-            .pipeline_flush(true);
+            .max_buf_size(limits.header_bytes);
         builder
             .http2()
             .timer(TokioTimer::new())
