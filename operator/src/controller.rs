@@ -100,10 +100,10 @@ pub enum Error {
     #[error(transparent)]
     Apply(#[from] ApplyError),
     /// The TileProxy or its children could not be read.
-    #[error("cannot read the TileProxy or its children: {0}")]
+    #[error("cannot read the TileProxy or its children: {}", answer(.0))]
     Observe(#[source] kube::Error),
     /// The status could not be written.
-    #[error("cannot write the status: {0}")]
+    #[error("cannot write the status: {}", answer(.0))]
     Status(#[source] kube::Error),
     /// It took longer than [`RECONCILE_TIMEOUT`].
     #[error("gave up after {} s", RECONCILE_TIMEOUT.as_secs())]
@@ -307,6 +307,14 @@ async fn write_status(
         Ok(_) => Ok(()),
         Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()), // deleted meanwhile
         Err(source) => Err(Error::Status(source)),
+    }
+}
+
+/// What the API server said, without the structure around it; or why it said nothing.
+fn answer(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -24,6 +24,7 @@ use tracing::info;
 pub use self::{memory::Memory, secret::create_admin_secret};
 
 use super::{
+    answer,
     build::{self, Applied, ClaimPlan, Resources},
     names::MANAGER,
     observe::{Existing, find, is_controlled_by},
@@ -34,7 +35,7 @@ use crate::admin::Metrics;
 
 /// A write that failed. Every one of them can be repeated.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {verb} {kind} {name}: {source}")]
+#[error("cannot {verb} {kind} {name}: {}", answer(source))]
 pub struct ApplyError {
     verb: &'static str,
     kind: String,
