@@ -6,6 +6,7 @@
 
 mod check;
 mod load;
+mod unbuilt;
 mod units;
 
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,7 @@ use std::{str::FromStr as _, time::Duration};
 
 use url::Url;
 
-use super::{Config, DEFAULT_UPSTREAM, Kind, Mode, Source, Tuf};
+use super::{Config, DEFAULT_UPSTREAM, Mode, Source, Tuf};
 
 /// One thing wrong with a configuration.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -20,7 +20,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(key: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(key: &str, message: impl Into<String>) -> Self {
         Self {
             key: format!("tile_proxy.{key}"),
             message: message.into(),
@@ -95,7 +95,7 @@ impl Config {
     /// # Errors
     /// Every problem found, in the order of the file.
     pub fn check(&self) -> Result<Settings, Vec<Problem>> {
-        let mut problems = unbuilt(self);
+        let mut problems = super::unbuilt::unbuilt(self);
         let mut warnings = Vec::new();
 
         if self.listen.is_empty() {
@@ -272,102 +272,6 @@ impl Config {
     }
 }
 
-/// Keys that ask for a capability that is not built yet. Destructured without `..`, so that a new
-/// key does not compile until it is either honoured or refused here.
-fn unbuilt(config: &Config) -> Vec<Problem> {
-    let Config {
-        kind,
-        upstreams,
-        logs,
-        passthrough,
-        danger_accept_unsigned,
-        tuf,
-        coalescing,
-        failover,
-        peers,
-        tls,
-        rate_limit,
-        audit,
-        // Honoured.
-        listen: _,
-        admin_listen: _,
-        upstream_url: _,
-        tile_base_url: _,
-        origin: _,
-        public_keys: _,
-        mode: _,
-        cache: _,
-        checkpoint: _,
-        sync: _,
-        admin: _,
-        limits: _,
-        log: _,
-        shutdown: _,
-    } = config;
-    let several = upstreams.len() > 1;
-    let private = upstreams
-        .iter()
-        .any(|u| u.ca.is_some() || u.authorization.is_some() || u.write_url.is_some());
-    [
-        (
-            matches!(kind, Kind::RekorV1 | Kind::RekorV2),
-            "kind",
-            "logs other than `tlog-tiles`",
-        ),
-        (several, "upstreams", "more than one upstream"),
-        (
-            private,
-            "upstreams",
-            "`ca`, `authorization` and `write_url`",
-        ),
-        (!logs.is_empty(), "logs", "more than one log"),
-        (*passthrough, "passthrough", "passing requests through"),
-        (
-            *danger_accept_unsigned,
-            "danger_accept_unsigned",
-            "a log without keys",
-        ),
-        (tuf.enabled, "tuf.enabled", "trust from TUF"),
-        (
-            !tuf.validate_checkpoint_signature,
-            "tuf.validate_checkpoint_signature",
-            "a log without keys",
-        ),
-        (
-            !coalescing.enabled,
-            "coalescing.enabled",
-            "fetching without coalescing",
-        ),
-        (
-            !failover.enabled,
-            "failover.enabled",
-            "choosing among upstreams",
-        ),
-        (
-            *peers != Default::default(),
-            "peers",
-            "asking other replicas",
-        ),
-        (*tls != Default::default(), "tls", "serving TLS"),
-        (
-            *rate_limit != Default::default(),
-            "rate_limit",
-            "limiting clients",
-        ),
-        (*audit != Default::default(), "audit", "the audit log"),
-    ]
-    .into_iter()
-    .filter(|(asked_for, ..)| *asked_for)
-    .map(|(_, key, what)| {
-        let version = env!("CARGO_PKG_VERSION");
-        Problem::new(
-            key,
-            format!("{what} is not built yet in {version}; remove this key"),
-        )
-    })
-    .collect()
-}
-
 fn wrong_url(key: &str, url: &Url) -> Option<Problem> {
     let message = match url.scheme() {
         "http" | "https" if url.host_str().is_none_or(str::is_empty) => "has no host",
@@ -408,10 +312,10 @@ fn without_final_tile(url: Url) -> Url {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn check(text: &str) -> Result<Settings, Vec<String>> {
+    pub(in crate::config) fn check(text: &str) -> Result<Settings, Vec<String>> {
         Config::parse("config.yaml", text, [])
             .expect("well-formed")
             .check()
@@ -443,33 +347,6 @@ mod tests {
                 without_final_tile(given.parse().expect("a URL")).as_str(),
                 want
             );
-        }
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        for (key, name) in [
-            ("kind: rekor-v1", "kind"),
-            (
-                "upstreams: [{url: 'http://a/'}, {url: 'http://b/'}]",
-                "upstreams",
-            ),
-            ("logs: [{name: a}]", "logs"),
-            ("passthrough: true", "passthrough"),
-            ("danger_accept_unsigned: true", "danger_accept_unsigned"),
-            ("tuf: {enabled: true}", "tuf.enabled"),
-            ("coalescing: {enabled: false}", "coalescing.enabled"),
-            ("failover: {enabled: false}", "failover.enabled"),
-            ("peers: {file: /etc/peers.yaml}", "peers"),
-            ("tls: {cert: 'file:/tls.crt'}", "tls"),
-            ("rate_limit: {per_ip_per_second: 3}", "rate_limit"),
-            ("audit: {path: '-'}", "audit"),
-        ] {
-            let problems = check(&format!("tile_proxy: {{public_keys: [k], {key}}}"))
-                .expect_err("not built yet");
-            let want = format!("tile_proxy.{name}: ");
-            assert!(problems[0].starts_with(&want), "{key}: {problems:?}");
-            assert!(problems[0].contains("not built yet"), "{key}: {problems:?}");
         }
     }
 

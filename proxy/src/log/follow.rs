@@ -14,16 +14,13 @@ use futures::future::try_join_all;
 use tracing::{debug, info, warn};
 
 use super::{
-    Log, ReadError, Trusted,
+    FollowError, Log, ReadError, Trusted,
     timeline::{Conclusion, Verdict, conclude, judge},
-    verify::{NotProven, VerifiedEdge, VerifiedTile},
+    verify::{VerifiedEdge, VerifiedTile},
 };
 use crate::{
     cache::files::StoredCheckpoint,
-    note::{
-        self, NoteError,
-        checkpoint::{Checkpoint, CheckpointFormatError},
-    },
+    note::{self, checkpoint::Checkpoint},
     tlog::{
         Hash,
         consistency::{prefix_root, spine},
@@ -36,87 +33,6 @@ use crate::{
 
 /// Shortest time between two refreshes that clients cause.
 const ON_DEMAND_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Why an offered checkpoint did not become the trusted one. What was served stays served.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FollowError {
-    /// The edge tiles do not fold to the root. Accuses the upstream, not the log.
-    #[error("edge tiles of tree size {size} are wrong: {source}")]
-    Edge {
-        /// Offered tree size.
-        size: u64,
-        /// What is wrong.
-        source: NotProven,
-    },
-    /// The checkpoint could not be fetched.
-    #[error("cannot fetch the checkpoint: {0}")]
-    Fetch(FetchError),
-    /// The note's text is not a checkpoint.
-    #[error(transparent)]
-    Format(#[from] CheckpointFormatError),
-    /// The note does not open with the known keys.
-    #[error("checkpoint refused: {0}")]
-    Note(#[from] NoteError),
-    /// The proxy asks nobody.
-    #[error("the proxy is offline and has no checkpoint")]
-    Offline,
-    /// A checkpoint of another log.
-    #[error("the checkpoint is of `{got}`, not of `{want}`")]
-    Origin {
-        /// The log that is followed.
-        want: String,
-        /// First line of the offered checkpoint.
-        got: String,
-    },
-    /// The same log, two histories. Both notes are kept as evidence.
-    #[error("split view: tree sizes {trusted} and {offered} are not of one history")]
-    SplitView {
-        /// Size of the tree that stays served.
-        trusted: u64,
-        /// Size of the tree that contradicts it.
-        offered: u64,
-    },
-    /// The upstream lags behind what is served.
-    #[error("stale: offered tree size {offered}, but {trusted} is served")]
-    Stale {
-        /// Size of the tree that stays served.
-        trusted: u64,
-        /// Size of the smaller tree, proven a prefix.
-        offered: u64,
-    },
-    /// The disk did not take it, so that it could not be kept across a restart.
-    #[error("cannot store the checkpoint: {0}")]
-    Store(String),
-    /// Tiles for the proof are missing or wrong. Not evidence against the log.
-    #[error("cannot prove tree size {old} is a prefix of {new}: {reason}")]
-    Unproven {
-        /// The smaller size.
-        old: u64,
-        /// The larger size.
-        new: u64,
-        /// What is missing.
-        reason: String,
-    },
-}
-
-impl FollowError {
-    /// Whether what was offered is wrong, rather than out of reach.
-    pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::Edge { .. }
-            | Self::Format(_)
-            | Self::Note(_)
-            | Self::Origin { .. }
-            | Self::SplitView { .. } => true,
-            Self::Fetch(_)
-            | Self::Offline
-            | Self::Stale { .. }
-            | Self::Store(_)
-            | Self::Unproven { .. } => false,
-        }
-    }
-}
 
 /// What following a log remembers between refreshes.
 #[derive(Debug, Default)]
@@ -139,6 +55,11 @@ struct State {
 impl Following {
     pub(super) fn confirmed(&self) -> Option<Instant> {
         self.state().confirmed
+    }
+
+    /// Says when a restored checkpoint was stored; `None` if nobody knows.
+    pub(super) fn restored(&self, stored_at: Option<SystemTime>) {
+        self.state().stored_at = stored_at;
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -404,7 +325,7 @@ impl Log {
     }
 
     /// Serves a tree from now on.
-    fn serve(&self, trusted: Trusted) {
+    pub(super) fn serve(&self, trusted: Trusted) {
         let size = trusted.checkpoint.size;
         debug!(
             log = self.name(),
@@ -472,52 +393,6 @@ impl Log {
         error
     }
 
-    /// Takes up what the cache trusted before this start. Proves it again: a disk is not believed.
-    pub(super) fn restore(&self) {
-        let origins = match &self.options.origin {
-            Some(origin) => vec![origin.clone()],
-            None => self.cache.origins().unwrap_or_default(),
-        };
-        for origin in origins {
-            let store = self.cache.log(&origin);
-            let stored = store.files.read_checkpoints().unwrap_or_default();
-            let found = stored.iter().find_map(|stored| {
-                let restored = restored(stored, &origin, &self.options.keys)?;
-                // An origin nobody named counts only if a known key signed for it.
-                let ours = restored.servable || self.options.origin.is_some();
-                ours.then_some((restored, stored.stored_at))
-            });
-            let Some((trusted, stored_at)) = found else {
-                continue;
-            };
-            info!(
-                log = self.name(),
-                origin,
-                size = trusted.checkpoint.size,
-                servable = trusted.servable,
-                "checkpoint restored from the cache"
-            );
-            self.following.state().stored_at = stored_at;
-            self.adopt_store(store);
-            self.serve(trusted);
-            return;
-        }
-    }
-
-    /// Sets the log's part of the cache, and counts what is in it, in the background.
-    fn adopt_store(&self, store: crate::cache::LogStore) {
-        if let Some(upstream) = &self.upstream
-            && let Err(error) =
-                self.cache
-                    .name_upstream(&store, upstream.name(), upstream.url().as_str())
-        {
-            warn!(log = self.name(), %error, "records will not name their upstream");
-        }
-        let store = self.store.get_or_init(|| Arc::new(store));
-        let (cache, store) = (Arc::clone(&self.cache), Arc::clone(store));
-        tokio::task::spawn_blocking(move || cache.count(&store));
-    }
-
     fn count_failure(&self, kind: &str) {
         let upstream = self
             .upstream
@@ -528,29 +403,6 @@ impl Log {
             .with_label_values(&[self.name(), kind, upstream])
             .inc();
     }
-}
-
-/// A stored checkpoint, if its edge tiles still fold to its root.
-fn restored(
-    stored: &StoredCheckpoint,
-    origin: &str,
-    keys: &[note::vkey::VerifierKey],
-) -> Option<Trusted> {
-    let (text, servable) = match note::open(&stored.note, keys) {
-        Ok(text) => (text, true),
-        // Signed by a key that was withdrawn since: a floor, and nothing to serve.
-        Err(_) => (note::text_unverified(&stored.note).ok()?, false),
-    };
-    let checkpoint = Checkpoint::parse(text)
-        .ok()
-        .filter(|c| c.origin == origin)?;
-    let edge = VerifiedEdge::prove(&checkpoint, stored.edge_of(&checkpoint)?).ok()?;
-    Some(Trusted {
-        checkpoint,
-        note: stored.note.clone(),
-        edge,
-        servable,
-    })
 }
 
 fn wrong_spine(old: u64, new: u64) -> FollowError {
