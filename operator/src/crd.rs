@@ -4,7 +4,7 @@
 //! committed `crds/tileproxies.yaml` is checked against it. A field exists once the proxy honours
 //! it, and never changes its meaning afterwards; there is no webhook to convert old resources.
 //!
-//! What the schema and its rules cannot say is said by [`validate`](crate::controller::validate),
+//! What the schema and its rules cannot say is said by [`validate`](mod@crate::controller::validate),
 //! which also repeats the rules, because a cluster may still hold an older CRD.
 
 // The derive of `KubeSchema` repeats each type inside a function, where `pub` reaches nobody.

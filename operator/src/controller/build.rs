@@ -2,7 +2,7 @@
 //! same input gives the same bytes.
 //!
 //! One file per kind of child. The Secret with the admin token is not here, because it is random:
-//! [`apply`](crate::controller::apply) creates it once and never writes it again.
+//! [`apply`](mod@crate::controller::apply) creates it once and never writes it again.
 
 mod claim;
 mod config_map;
