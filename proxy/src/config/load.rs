@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::Config;
+use super::{Config, LogConfig, Upstream};
 
 /// Prefix of environment variables; `__` joins the keys of the path:
 /// `TILE_PROXY__CACHE__MAX_SIZE_GB` is `tile_proxy.cache.max_size_gb`.
@@ -135,7 +135,13 @@ impl Config {
         // form, so neither conversion can fail.
         let tree = |config: &Self| serde_json::to_value(config).unwrap_or_default();
         let mut root = tree(self);
-        remove_defaults(&mut root, &tree(&Self::default()));
+        let default = Self {
+            // What each item of a list is compared with.
+            logs: vec![LogConfig::default()],
+            upstreams: vec![Upstream::default()],
+            ..Self::default()
+        };
+        remove_defaults(&mut root, &tree(&default));
         let document = serde_json::json!({ ROOT: root });
         serde_saphyr::to_string(&document).unwrap_or_else(|_| document.to_string())
     }
@@ -205,21 +211,37 @@ fn wrong_root(key: &str, message: &str) -> ConfigError {
     }
 }
 
-/// Removes from `value` every key whose value is the same in `default`, and mappings left empty.
+/// Removes from `value` every key whose value is the same in `default`, and what is left empty.
+/// The items of a list of mappings are each compared with the first one of the default's.
 fn remove_defaults(value: &mut Value, default: &Value) {
-    let (Value::Object(map), Value::Object(defaults)) = (value, default) else {
-        return;
-    };
-    map.retain(|key, value| {
-        let Some(default) = defaults.get(key) else {
-            return true;
-        };
-        if value == default {
-            return false;
+    match (value, default) {
+        (Value::Object(map), Value::Object(defaults)) => map.retain(|key, value| {
+            let Some(default) = defaults.get(key) else {
+                return true;
+            };
+            if value == default {
+                return false;
+            }
+            remove_defaults(value, default);
+            !is_empty(value)
+        }),
+        (Value::Array(items), Value::Array(defaults)) => {
+            if let Some(default) = defaults.first().filter(|default| default.is_object()) {
+                items
+                    .iter_mut()
+                    .for_each(|item| remove_defaults(item, default));
+            }
         }
-        remove_defaults(value, default);
-        !value.as_object().is_some_and(Map::is_empty)
-    });
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -320,5 +342,17 @@ mod tests {
         );
         assert_eq!(parse(&text), Ok(config));
         assert_eq!(parse(&Config::default().to_yaml()), Ok(Config::default()));
+
+        let upstream = Upstream {
+            url: "http://log.example/".parse().ok(),
+            ..Upstream::default()
+        };
+        let config = Config {
+            upstreams: vec![upstream],
+            ..Config::default()
+        };
+        let text = config.to_yaml();
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert_eq!(parse(&text), Ok(config));
     }
 }
