@@ -106,7 +106,7 @@ Try next
   {cluster} kubectl get tileproxies --namespace logs --output wide
   {cluster} kubectl describe tileproxy tessera --namespace logs
   {cluster} kubectl scale tileproxy tessera --namespace logs --replicas 2
-  {cluster} kubectl get pods,claims --namespace logs
+  {cluster} kubectl get pods,pvc --namespace logs
   {cluster} kubectl logs --namespace tile-proxy-system deployment/tile-proxy-operator
 
 A shell where Service addresses answer:  {cluster} shell
