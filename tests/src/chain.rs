@@ -107,7 +107,7 @@ Try next
   {cluster} kubectl describe tileproxy tessera --namespace logs
   {cluster} kubectl scale tileproxy tessera --namespace logs --replicas 2
   {cluster} kubectl get pods,pvc --namespace logs
-  {cluster} kubectl logs --namespace tile-proxy-system deployment/tile-proxy-operator
+  {cluster} kubectl logs --namespace tile-proxy-system deployment/tile-proxy
 
 A shell where Service addresses answer:  {cluster} shell
 Stop and remove all of it:               {cluster} down
