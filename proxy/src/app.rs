@@ -121,7 +121,11 @@ pub fn is_cache_busy(error: &anyhow::Error) -> bool {
     )
 }
 
-fn read_keys(log: &LogSettings) -> anyhow::Result<Vec<VerifierKey>> {
+/// The verifier keys of a log.
+///
+/// # Errors
+/// When one cannot be read or is not a key; says which.
+pub fn read_keys(log: &LogSettings) -> anyhow::Result<Vec<VerifierKey>> {
     let mut keys = Vec::new();
     for (i, source) in log.keys.iter().enumerate() {
         let place = || format!("tile_proxy.public_keys[{i}] ({source:?})");
@@ -169,21 +173,22 @@ async fn open(
         )?),
         None => None,
     };
+    let max_wait = Duration::from_millis(config.coalescing.max_wait_ms);
+    let timeout = upstream.as_ref().map_or(Duration::ZERO, Upstream::timeout);
     let options = LogOptions {
         name: log.name.clone(),
         origin: log.origin.clone(),
         keys,
         refresh_interval: config.checkpoint.refresh_interval.0,
-        max_wait: Duration::from_millis(config.coalescing.max_wait_ms),
+        max_wait,
+        // Repeats begin within `max_wait`; the last of them may take its time.
+        fetch_limit: max_wait + timeout,
         error_ttl: Duration::from_millis(config.coalescing.error_ttl_ms),
         checkpoint_bytes: config.limits.checkpoint_bytes,
     };
-    let log = Arc::new(Log::new(
-        options,
-        upstream,
-        Arc::clone(&cache),
-        Arc::clone(metrics),
-    ));
+    let log = Log::new(options, upstream, Arc::clone(&cache), Arc::clone(metrics))
+        .context("cannot read what was trusted before")?;
+    let log = Arc::new(log);
     Ok(Service {
         syncs: Syncs::new(Arc::clone(&log), Arc::clone(metrics)),
         log,

@@ -30,18 +30,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::debug;
 
 pub use self::lock::{LOCK_WAIT, LockError};
 use self::{
     durable::Command,
-    files::{Files, StoredCheckpoint, write_and_rename},
+    files::{Files, StoredCheckpoint, sync_directories, write_and_rename},
     slots::{Groups, count_records},
 };
 use crate::{
@@ -113,6 +114,15 @@ impl quick_cache::Weighter<(u32, Resource), Body> for ByBytes {
     }
 }
 
+/// Bytes that may wait to be written: four of the largest bundles.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// Bytes that one permit of the queue stands for.
+const QUEUE_UNIT: usize = 1_024;
+
+/// Longest wait for room in the queue.
+const STORE_WAIT: Duration = Duration::from_secs(1);
+
 /// Bytes on the disk, against the budget.
 #[derive(Debug)]
 pub struct Usage {
@@ -138,6 +148,8 @@ pub struct Cache {
     memory: Memory,
     usage: Arc<Usage>,
     writer: mpsc::Sender<Command>,
+    /// Room in the writer's queue, in units of [`QUEUE_UNIT`] bytes.
+    queue: Arc<Semaphore>,
     logs: AtomicU32,
     _lock: lock::Lock,
 }
@@ -184,6 +196,8 @@ impl Cache {
         fs::create_dir_all(base.join("tiles")).map_err(in_base)?;
         let lock = lock::Lock::wait(&base.join("LOCK")).await?;
         check_format(&base.join("FORMAT"))?;
+        // The names that every later one is below.
+        sync_directories(&base.join("tiles"), base).map_err(in_base)?;
         let usage = Arc::new(Usage {
             bytes: AtomicU64::new(0),
             budget: disk_budget,
@@ -200,6 +214,7 @@ impl Cache {
             memory: Memory::with_weighter(entries, memory_budget, ByBytes),
             usage,
             writer,
+            queue: Arc::new(Semaphore::new(QUEUE_BYTES / QUEUE_UNIT)),
             logs: AtomicU32::new(0),
             _lock: lock,
         })
@@ -257,20 +272,39 @@ impl Cache {
     }
 
     /// Stores a tile. On return it is queued; it is durable after the next flush, within a second.
+    ///
+    /// Waits a moment for room in the queue; a disk that does not keep up costs a tile its place,
+    /// and no client its answer.
     pub async fn store_tile(&self, store: &Arc<LogStore>, tile: VerifiedTile, tree_size: u64) {
-        // Fails only while the process ends; the tile is fetched again some day.
-        let _ = self
-            .writer
-            .send(Command::Tile(Arc::clone(store), tile, tree_size))
-            .await;
+        if let Some(room) = self.room(tile.bytes().len()).await {
+            // Fails only while the process ends; the tile is fetched again some day.
+            let command = Command::Tile(Arc::clone(store), tile, tree_size, room);
+            let _ = self.writer.send(command).await;
+        }
     }
 
     /// Stores a bundle; as [`Cache::store_tile`].
     pub async fn store_bundle(&self, store: &Arc<LogStore>, bundle: VerifiedBundle) {
-        let _ = self
-            .writer
-            .send(Command::Bundle(Arc::clone(store), bundle))
-            .await;
+        if let Some(room) = self.room(bundle.bytes().len()).await {
+            let _ = self
+                .writer
+                .send(Command::Bundle(Arc::clone(store), bundle, room))
+                .await;
+        }
+    }
+
+    /// Room in the writer's queue, given back when the command was executed.
+    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        // An empty bundle needs a place, too.
+        let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT).max(1)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.queue).acquire_many_owned(units);
+        match tokio::time::timeout(STORE_WAIT, room).await {
+            Ok(Ok(room)) => Some(room),
+            Ok(Err(_)) | Err(_) => {
+                self.usage.refused.inc();
+                None
+            }
+        }
     }
 
     /// Stores a checkpoint after everything stored before it. On return it survives a power loss.

@@ -1,7 +1,7 @@
 //! The HTTP interface: routes and limits, in one place.
 //!
 //! The same router serves clients and administration; a listener says which of the two it is for.
-//! Everything a client sends is bounded in size and time before it is looked at.
+//! Heads are bounded in size and time; bodies are only read where one is expected, and are small.
 
 pub mod admin;
 mod respond;

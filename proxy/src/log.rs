@@ -13,6 +13,7 @@ pub mod timeline;
 pub mod verify;
 
 use std::{
+    io,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -46,9 +47,14 @@ pub struct Trusted {
     pub note: Bytes,
     /// Its edge tiles.
     pub edge: VerifiedEdge,
-    /// Whether a key that is known now signed the note. If not, size and root stay the floor that
-    /// later checkpoints are held against, and the note is not served.
-    pub servable: bool,
+}
+
+/// What later checkpoints are held against: the largest that was ever trusted. It outlives the key
+/// that signed it and the tiles that proved it, which is why it is not always what is served.
+#[derive(Debug)]
+struct Floor {
+    checkpoint: Checkpoint,
+    note: Bytes,
 }
 
 /// How a log is followed.
@@ -64,6 +70,8 @@ pub struct LogOptions {
     pub refresh_interval: Duration,
     /// Longest wait of a client.
     pub max_wait: Duration,
+    /// Longest time for fetching one resource, repeats included, whether or not somebody waits.
+    pub fetch_limit: Duration,
     /// How long an error is remembered.
     pub error_ttl: Duration,
     /// Largest checkpoint an upstream may send, in bytes.
@@ -80,6 +88,7 @@ pub struct Log {
     /// Set once the origin is known, which is before anything is trusted.
     store: OnceLock<Arc<LogStore>>,
     trusted: ArcSwapOption<Trusted>,
+    floor: ArcSwapOption<Floor>,
     following: follow::Following,
     flights: Flights<Resource, Fetched, ReadError>,
 }
@@ -94,13 +103,16 @@ struct Fetched {
 
 impl Log {
     /// Follows a log, starting from what the cache trusts.
+    ///
+    /// # Errors
+    /// When what was trusted cannot be read: to start without it would be to forget it.
     pub fn new(
         options: LogOptions,
         upstream: Option<Upstream>,
         cache: Arc<Cache>,
         metrics: Arc<Metrics>,
-    ) -> Self {
-        let flights = Flights::new(options.max_wait, options.error_ttl);
+    ) -> io::Result<Self> {
+        let flights = Flights::new(options.max_wait, options.fetch_limit, options.error_ttl);
         let log = Self {
             options,
             upstream,
@@ -108,11 +120,12 @@ impl Log {
             metrics,
             store: OnceLock::new(),
             trusted: ArcSwapOption::empty(),
+            floor: ArcSwapOption::empty(),
             following: follow::Following::default(),
             flights,
         };
-        log.restore();
-        log
+        log.restore()?;
+        Ok(log)
     }
 
     /// Its name in paths and metrics.
@@ -132,7 +145,7 @@ impl Log {
 
     /// The tree that is served now.
     pub fn trusted(&self) -> Option<Arc<Trusted>> {
-        self.trusted.load_full().filter(|trusted| trusted.servable)
+        self.trusted.load_full()
     }
 
     /// Time since the log last confirmed what is served; `None` if not since this start.
@@ -189,16 +202,10 @@ impl Log {
         match self.trusted() {
             Some(tree) if has(&tree, resource) => Ok(tree),
             // "Does not exist" is only said when the log has just been heard.
-            Some(tree)
-                if self
-                    .age()
-                    .is_some_and(|age| age <= self.options.refresh_interval) =>
-            {
-                Err(ReadError::OutsideTree {
-                    resource,
-                    size: tree.checkpoint.size,
-                })
-            }
+            Some(tree) if refreshed.is_ok() || self.is_fresh() => Err(ReadError::OutsideTree {
+                resource,
+                size: tree.checkpoint.size,
+            }),
             Some(_) => Err(ReadError::Unavailable(match refreshed {
                 Err(error) => error.to_string(),
                 Ok(()) => "its checkpoint is old".to_owned(),
@@ -207,6 +214,11 @@ impl Log {
                 refreshed.err().unwrap_or(FollowError::Offline),
             )),
         }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.age()
+            .is_some_and(|age| age <= self.options.refresh_interval)
     }
 
     async fn read_tile(

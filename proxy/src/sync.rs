@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::StreamExt as _;
@@ -62,7 +62,7 @@ pub struct SyncRequest {
 /// How far a sync is, as `GET /_admin/cache/sync` tells it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SyncProgress {
-    /// Counts the syncs since the start of the process, from 1.
+    /// Tells this sync from all others, also from those before a restart.
     pub id: u64,
     /// Name of the log.
     pub log: String,
@@ -124,7 +124,10 @@ impl Syncs {
             return self.describe(running);
         }
         let sync = Arc::new(Running {
-            id: last.as_ref().map_or(0, |last| last.id) + 1,
+            // Counts up from the time, so that a restart does not begin again.
+            id: last
+                .as_ref()
+                .map_or_else(now_ms, |last| now_ms().max(last.id + 1)),
             depth,
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -165,6 +168,10 @@ impl Syncs {
 }
 
 impl Running {
+    fn end(&self, outcome: Result<(), String>) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    }
+
     fn outcome(&self) -> Option<Result<(), String>> {
         self.outcome
             .lock()
@@ -174,6 +181,8 @@ impl Running {
 }
 
 async fn run(log: Arc<Log>, metrics: Arc<Metrics>, sync: Arc<Running>) {
+    // Replaced at the end; it is what a panic leaves, so that the next sync can start.
+    let _ended = Ended(Arc::clone(&sync));
     let outcome = fetch_all(&log, &sync).await;
     let done = sync.done.load(Ordering::Relaxed);
     match &outcome {
@@ -184,13 +193,11 @@ async fn run(log: Arc<Log>, metrics: Arc<Metrics>, sync: Arc<Running>) {
                 resources = done,
                 "synced"
             );
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
+            let now = Duration::from_millis(now_ms()).as_secs_f64();
             metrics
                 .sync_last_success
                 .with_label_values(&[log.name()])
-                .set(now.as_secs_f64());
+                .set(now);
         }
         Err(error) => warn!(
             log = log.name(),
@@ -200,7 +207,25 @@ async fn run(log: Arc<Log>, metrics: Arc<Metrics>, sync: Arc<Running>) {
             "sync failed"
         ),
     }
-    *sync.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+    sync.end(outcome);
+}
+
+/// Ends a sync that did not end itself.
+struct Ended(Arc<Running>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if self.0.outcome().is_none() {
+            self.0.end(Err("it was cut off".to_owned()));
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads everything in the plan through the log. Goes on after a failure, so that one bad resource

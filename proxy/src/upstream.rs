@@ -2,7 +2,10 @@
 
 pub mod retry;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
@@ -22,6 +25,10 @@ const USER_AGENT: &str = concat!(
 
 /// Longest time to a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest time that an upstream is left alone because it asked for that. A header must not silence
+/// a log for a day.
+const MAX_QUIET: Duration = Duration::from_secs(300);
 
 /// Redirects followed, all on the upstream's own host.
 const MAX_REDIRECTS: usize = 3;
@@ -54,6 +61,14 @@ pub enum FetchError {
         /// Why, without the URL.
         message: String,
     },
+    /// It asked not to be asked for a while, and that while is not over.
+    #[error("{upstream} asked to be left alone for another {} s", left.as_secs())]
+    Throttled {
+        /// Name of the upstream.
+        upstream: String,
+        /// How long.
+        left: Duration,
+    },
     /// More bytes than such a resource can have.
     #[error("{upstream} sent more than {limit} bytes")]
     TooLarge {
@@ -72,13 +87,14 @@ impl FetchError {
             Self::Status { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
-            Self::NotFound { .. } | Self::TooLarge { .. } => false,
+            Self::NotFound { .. } | Self::Throttled { .. } | Self::TooLarge { .. } => false,
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// How long the upstream asks to be left alone.
+    fn quiet(&self) -> Option<Duration> {
         match self {
-            Self::Status { retry_after, .. } => *retry_after,
+            Self::Status { retry_after, .. } => retry_after.map(|time| time.min(MAX_QUIET)),
             _ => None,
         }
     }
@@ -92,6 +108,8 @@ pub struct Upstream {
     backoff: Backoff,
     /// Requests under way at once.
     slots: Semaphore,
+    /// Until when it asked not to be asked.
+    quiet_until: Mutex<Option<Instant>>,
     metrics: UpstreamMetrics,
 }
 
@@ -131,6 +149,7 @@ impl Upstream {
             client,
             backoff,
             slots: Semaphore::new(requests),
+            quiet_until: Mutex::new(None),
             metrics,
         })
     }
@@ -153,11 +172,23 @@ impl Upstream {
         self.attempt(&self.settings.url, "checkpoint", limit).await
     }
 
-    /// Fetches what is at `path`, such as `tile/0/000`, and repeats what may pass.
+    /// Longest time for one request.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    /// Fetches what is at `path`, such as `tile/0/000`. Repeats what may pass, as long as the next
+    /// attempt begins within `patience`.
     ///
     /// # Errors
     /// See [`FetchError`]; that of the last attempt.
-    pub async fn fetch(&self, path: &str, limit: usize) -> Result<Bytes, FetchError> {
+    pub async fn fetch(
+        &self,
+        path: &str,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<Bytes, FetchError> {
+        let begin = Instant::now();
         let mut attempts = 0;
         loop {
             let error = match self
@@ -167,14 +198,39 @@ impl Upstream {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => error,
             };
-            let pause = self.backoff.pause(attempts, error.retry_after());
-            let Some(pause) = pause.filter(|_| error.is_transient()) else {
+            let pause = self
+                .backoff
+                .pause(attempts)
+                .filter(|_| error.is_transient());
+            let Some(pause) = pause.map(|pause| pause.max(self.quiet_for())) else {
                 return Err(error);
             };
+            if begin.elapsed() + pause >= patience {
+                return Err(error);
+            }
             debug!(upstream = self.name(), path, %error, ?pause, "upstream asked again");
             tokio::time::sleep(pause).await;
             attempts += 1;
         }
+    }
+
+    /// Asks it again from now on, whatever it said: a person knows better.
+    pub fn forget_quiet(&self) {
+        *self
+            .quiet_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How long it still wants to be left alone.
+    fn quiet_for(&self) -> Duration {
+        let until = *self
+            .quiet_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        until
+            .map(|until| until.saturating_duration_since(Instant::now()))
+            .unwrap_or_default()
     }
 
     async fn attempt(&self, base: &Url, path: &str, limit: usize) -> Result<Bytes, FetchError> {
@@ -191,13 +247,31 @@ impl Upstream {
             .acquire()
             .await
             .map_err(|error| network(error.to_string()))?;
+        let left = self.quiet_for();
+        if !left.is_zero() {
+            return Err(FetchError::Throttled {
+                upstream: self.name().to_owned(),
+                left,
+            });
+        }
         let begin = Instant::now();
         let outcome = self.get(url, limit).await;
+        if let Some(quiet) = outcome.as_ref().err().and_then(FetchError::quiet) {
+            let mut until = self
+                .quiet_until
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *until = Some(Instant::now() + quiet);
+        }
         let status = match &outcome {
             Ok(_) => "200".to_owned(),
             Err(FetchError::NotFound { .. }) => "404".to_owned(),
             Err(FetchError::Status { status, .. }) => status.as_str().to_owned(),
-            Err(FetchError::Network { .. } | FetchError::TooLarge { .. }) => "error".to_owned(),
+            Err(
+                FetchError::Network { .. }
+                | FetchError::Throttled { .. }
+                | FetchError::TooLarge { .. },
+            ) => "error".to_owned(),
         };
         self.metrics.observe(&status, begin.elapsed());
         outcome
@@ -229,7 +303,10 @@ impl Upstream {
                 retry_after: after.and_then(|value| retry_after(value, jiff::Timestamp::now())),
             });
         }
-        let mut body = BytesMut::new();
+        let announced = response
+            .content_length()
+            .and_then(|length| usize::try_from(length).ok());
+        let mut body = BytesMut::with_capacity(announced.unwrap_or_default().min(limit));
         while let Some(chunk) = response.chunk().await.map_err(network)? {
             // The decompressed length: what a header announces is not believed.
             if body.len() + chunk.len() > limit {

@@ -346,6 +346,75 @@ fn a_failing_log_is_asked_once_for_two_hundred_clients() {
 }
 
 #[test]
+fn every_width_of_a_cold_bundle_is_one_request() {
+    let (log, upstream, _cache, proxy) = honest(70_000);
+    assert_eq!(proxy.get("/checkpoint").status, 200);
+    upstream.takes(Duration::from_millis(300));
+    let address = proxy.address();
+    let clients: Vec<_> = (1..=112)
+        .map(|width| {
+            let path = format!("/tile/entries/273.p/{width}");
+            thread::spawn(move || world::request(address, "GET", &path, ""))
+        })
+        .collect();
+    for (width, client) in (1..).zip(clients) {
+        let response = client.join().expect("answered");
+        let want = log.get(&format!("tile/entries/273.p/{width}"), 70_000, false);
+        assert_eq!(Some(response.body), want, "width {width}");
+    }
+    assert_eq!(upstream.requests("tile/entries/273.p/112"), 1);
+}
+
+#[test]
+fn a_log_that_asks_to_be_left_alone_is_left_alone() {
+    let (_log, upstream, _cache, proxy) = honest(70_000);
+    assert_eq!(proxy.get("/tile/0/001").status, 200);
+    upstream.lies_about("tile/0/002", Answer::Throttle(3_600));
+    let begin = std::time::Instant::now();
+    assert_eq!(proxy.get("/tile/0/002").status, 503);
+    assert!(
+        begin.elapsed() < Duration::from_secs(4),
+        "an answer does not wait for the hour"
+    );
+    upstream.tells_the_truth();
+    let before = (upstream.tile_requests(), upstream.requests("checkpoint"));
+    for path in ["/tile/0/003", "/tile/0/004", "/tile/entries/000"] {
+        assert_eq!(proxy.get(path).status, 503, "{path}");
+    }
+    assert_eq!(
+        proxy.get("/tile/0/001").status,
+        200,
+        "what is cached needs nobody"
+    );
+    assert_eq!(
+        (upstream.tile_requests(), upstream.requests("checkpoint")),
+        before
+    );
+    // A person who knows better says so.
+    assert_eq!(proxy.send("POST", "/_admin/refresh", "").status, 200);
+    assert_eq!(proxy.get("/tile/0/003").status, 200);
+}
+
+#[test]
+fn a_slow_checkpoint_is_asked_for_once_however_many_wait() {
+    let (_log, upstream, _cache, proxy) = honest(300);
+    assert_eq!(proxy.get("/checkpoint").status, 200);
+    upstream.takes(Duration::from_millis(1_500));
+    let before = upstream.requests("checkpoint");
+    let address = proxy.address();
+    let clients: Vec<_> = (0..50)
+        .map(|_| thread::spawn(move || world::request(address, "GET", "/tile/0/999", "").status))
+        .collect();
+    assert!(
+        clients
+            .into_iter()
+            .all(|client| client.join().expect("answered") == 404)
+    );
+    // One under way when they came, one for those who came after it began, and the next tick's.
+    assert!(upstream.requests("checkpoint") - before <= 3);
+}
+
+#[test]
 fn partial_resources_that_the_log_has_deleted_are_served() {
     let log = Arc::new(FixtureLog::with_entries(70_000));
     let upstream = Upstream::serving(&log);
@@ -406,6 +475,63 @@ fn the_size_served_never_goes_down() {
         proxy.metric("tile_proxy_split_views_total{log=\"default\"}"),
         0.0
     );
+}
+
+#[test]
+fn another_key_is_held_against_what_the_first_one_signed() {
+    let (log, upstream, cache, proxy) = honest(70_000);
+    assert_eq!(size_of(&proxy.get("/checkpoint").body), 70_000);
+    assert_eq!(proxy.stop(), Some(0));
+    // The origin was learned, not configured; the key is another one from now on.
+    let fork = Arc::new(FixtureLog::forked(60_000, 71_000).signed_by(9));
+    upstream.becomes(&fork, 300);
+    let proxy = Proxy::ready(&upstream.url(), &fork.vkey(), cache.path());
+    assert_eq!(
+        proxy.get("/checkpoint").status,
+        503,
+        "smaller, and nobody can prove it a prefix"
+    );
+    upstream.becomes(&fork, 71_000);
+    eventually("the fork is found out", || {
+        !proxy.printed("split view; the trusted").is_empty()
+    });
+    assert_eq!(proxy.get("/checkpoint").status, 502);
+    assert_eq!(find(cache.path(), "offered.checkpoint").len(), 1);
+    drop(log);
+    let honest = Arc::new(FixtureLog::with_entries(71_000).signed_by(9));
+    upstream.becomes(&honest, 71_000);
+    eventually("the same history is followed", || {
+        proxy.get("/checkpoint").status == 200
+    });
+}
+
+#[test]
+fn a_damaged_checkpoint_is_not_replaced_by_an_older_one() {
+    let log = Arc::new(FixtureLog::with_entries(70_000));
+    let upstream = Upstream::serving(&log);
+    upstream.becomes(&log, 300);
+    let cache = cache_directory();
+    let proxy = Proxy::ready(&upstream.url(), &log.vkey(), cache.path());
+    assert_eq!(size_of(&proxy.get("/checkpoint").body), 300);
+    upstream.becomes(&log, 70_000);
+    eventually("it has grown", || {
+        size_of(&proxy.get("/checkpoint").body) == 70_000
+    });
+    assert_eq!(proxy.stop(), Some(0));
+    let edge = find(cache.path(), "70000.edge").remove(0);
+    std::fs::write(edge, b"rot").expect("written");
+    upstream.disappears();
+    let proxy = Proxy::ready(&upstream.url(), &log.vkey(), cache.path());
+    assert_eq!(
+        proxy.get("/checkpoint").status,
+        503,
+        "the older one would be a step back"
+    );
+    upstream.returns();
+    eventually("the log repairs it", || {
+        proxy.get("/checkpoint").status == 200
+    });
+    assert_eq!(size_of(&proxy.get("/checkpoint").body), 70_000);
 }
 
 #[test]

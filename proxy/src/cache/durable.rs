@@ -1,4 +1,4 @@
-//! One task writes to the disk, in batches; nobody else does.
+//! One task writes tiles, bundles and checkpoints to the disk, in batches.
 //!
 //! Tiles and bundles become durable within a second or 8 MiB. A checkpoint is written after a flush
 //! of everything before it, so that what it needs is on the disk first. A failed sync takes back
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::{
@@ -31,12 +31,12 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// Most bytes that are stored and not durable.
 const FLUSH_BYTES: u64 = 8 << 20;
 
-/// Commands taken up at once, and commands that may wait; 1,024 full tiles are 8 MiB.
+/// Commands taken up at once, and commands that may wait; their bytes are bounded by the sender.
 const BATCH: usize = 1_024;
 
-/// What to write.
+/// What to write. Tiles and bundles hold their room in the queue until they are written.
 pub(super) enum Command {
-    Bundle(Arc<LogStore>, VerifiedBundle),
+    Bundle(Arc<LogStore>, VerifiedBundle, OwnedSemaphorePermit),
     Checkpoint(
         Arc<LogStore>,
         u64,
@@ -44,7 +44,7 @@ pub(super) enum Command {
         oneshot::Sender<io::Result<()>>,
     ),
     Flush(oneshot::Sender<io::Result<()>>),
-    Tile(Arc<LogStore>, VerifiedTile, u64),
+    Tile(Arc<LogStore>, VerifiedTile, u64, OwnedSemaphorePermit),
 }
 
 /// Starts the writer. It ends, after a last flush, when all senders are gone.
@@ -125,7 +125,7 @@ struct DirtyGroup {
 impl Disk {
     fn execute(&mut self, command: Command) {
         match command {
-            Command::Bundle(store, bundle) => {
+            Command::Bundle(store, bundle, _room) => {
                 let wanted = bundle.bytes().len() as u64;
                 let stored = self
                     .usage
@@ -133,7 +133,7 @@ impl Disk {
                     .then(|| self.write_bundle(&store, &bundle));
                 self.account(stored, bundle.bundle(), wanted);
             }
-            Command::Tile(store, tile, tree_size) => {
+            Command::Tile(store, tile, tree_size, _room) => {
                 let wanted = (FULL_TILE_BYTES + RECORD_BYTES) as u64;
                 let stored = self
                     .usage

@@ -36,7 +36,7 @@ pub struct Files {
 pub struct StoredCheckpoint {
     /// The signed note, byte for byte.
     pub note: Bytes,
-    /// Its edge tiles one after the other, from level 0 upwards.
+    /// Its edge tiles one after the other, from level 0 upwards; empty if they are not there.
     pub edge: Bytes,
     /// When it was stored; `None` before it is.
     pub stored_at: Option<SystemTime>,
@@ -80,12 +80,10 @@ impl Files {
     pub(super) fn write_bundle(&self, bundle: Bundle, bytes: &[u8]) -> io::Result<PathBuf> {
         let path = self.bundle_path(bundle);
         write_and_rename(&path, bytes)?;
-        if bundle.is_full() {
+        for width in self.stored_widths_below(bundle)? {
             // Any narrower bundle is a prefix of this one.
-            let partials = self.partials_directory(bundle);
-            match fs::remove_dir_all(partials) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
+            if let Some(narrower) = bundle.with_width(width) {
+                fs::remove_file(self.bundle_path(narrower))?;
             }
         }
         Ok(path.parent().unwrap_or(&self.directory).to_owned())
@@ -101,13 +99,15 @@ impl Files {
         let mut stored = Vec::new();
         for size in self.checkpoint_sizes()?.into_iter().rev() {
             let [note, edge] = self.checkpoint_paths(size);
-            // One without the other is what a crash left; the next smaller pair is whole.
             let stored_at = fs::metadata(&note)
                 .and_then(|metadata| metadata.modified())
                 .ok();
-            let (Ok(note), Ok(edge)) = (fs::read(note), fs::read(edge)) else {
-                continue;
+            let edge = match fs::read(edge) {
+                // Not what a crash leaves; but the note is still the floor.
+                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+                edge => edge?,
             };
+            let note = fs::read(note)?;
             stored.push(StoredCheckpoint {
                 note: note.into(),
                 edge: edge.into(),
@@ -138,7 +138,12 @@ impl Files {
         write_and_rename(&note, &stored.note)?;
         sync_directories(&directory, &self.directory)?;
         let sizes = self.checkpoint_sizes()?;
-        for old in sizes.iter().rev().skip(KEPT_CHECKPOINTS) {
+        for old in sizes
+            .iter()
+            .rev()
+            .skip(KEPT_CHECKPOINTS)
+            .filter(|old| **old != size)
+        {
             for path in self.checkpoint_paths(*old) {
                 // Tidiness only: what cannot be removed now is removed next time.
                 let _ = fs::remove_file(path);
@@ -155,11 +160,12 @@ impl Files {
         let evidence = self.directory.join("evidence");
         let directory = evidence.join(digest);
         fs::create_dir_all(&evidence)?;
-        if directory.exists() || fs::read_dir(&evidence)?.count() >= MAX_EVIDENCE {
+        let last = directory.join("offered.checkpoint");
+        if last.exists() || fs::read_dir(&evidence)?.count() >= MAX_EVIDENCE {
             return Ok(None);
         }
         write_and_rename(&directory.join("trusted.checkpoint"), trusted)?;
-        write_and_rename(&directory.join("offered.checkpoint"), offered)?;
+        write_and_rename(&last, offered)?; // last: where it is, the other one is
         sync_directories(&directory, &self.directory)?;
         Ok(Some(directory))
     }
@@ -180,21 +186,33 @@ impl Files {
 
     /// Widths at least as large as the wanted one, narrowest first; the full one always among them.
     fn stored_widths(&self, wanted: Bundle) -> io::Result<Vec<u16>> {
-        let mut widths = vec![FULL_WIDTH];
-        if wanted.is_full() {
-            return Ok(widths);
-        }
-        let entries = match fs::read_dir(self.partials_directory(wanted)) {
+        let mut widths = self.stored_partials(wanted)?;
+        widths.retain(|width| *width >= wanted.width());
+        widths.push(FULL_WIDTH);
+        Ok(widths)
+    }
+
+    /// Widths of stored partial bundles at this index that are below this one's.
+    fn stored_widths_below(&self, bundle: Bundle) -> io::Result<Vec<u16>> {
+        let mut widths = self.stored_partials(bundle)?;
+        widths.retain(|width| *width < bundle.width());
+        Ok(widths)
+    }
+
+    /// Widths of the stored partial bundles at this index, ascending.
+    fn stored_partials(&self, bundle: Bundle) -> io::Result<Vec<u16>> {
+        let entries = match fs::read_dir(self.partials_directory(bundle)) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(widths),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
+        let mut widths = Vec::new();
         for entry in entries {
             let width = entry?
                 .file_name()
                 .to_str()
                 .and_then(|name| name.parse::<u16>().ok());
-            widths.extend(width.filter(|width| (wanted.width()..FULL_WIDTH).contains(width)));
+            widths.extend(width.filter(|width| (1..FULL_WIDTH).contains(width)));
         }
         widths.sort_unstable();
         Ok(widths)
@@ -266,7 +284,12 @@ pub(super) fn write_and_rename(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(super) fn sync_directories(directory: &Path, top: &Path) -> io::Result<()> {
     let end = top.parent().unwrap_or(top);
     for ancestor in directory.ancestors() {
-        File::open(ancestor)?.sync_all()?;
+        match File::open(ancestor) {
+            Ok(directory) => directory.sync_all()?,
+            // Removed since; that it is gone is up to the ones above.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
         if ancestor == end {
             break;
         }
@@ -289,11 +312,11 @@ mod tests {
     }
 
     #[test]
-    fn the_narrowest_sufficient_bundle_is_read() {
+    fn the_narrowest_sufficient_bundle_is_read_and_the_widest_kept() {
         let (_directory, files) = files();
         assert!(files.read_bundle(bundle(1)).expect("readable").is_none());
-        files.write_bundle(bundle(10), b"ten").expect("written");
         files.write_bundle(bundle(20), b"twenty").expect("written");
+        files.write_bundle(bundle(10), b"ten").expect("written");
         for (wanted, want) in [
             (5, Some(10)),
             (10, Some(10)),
@@ -353,12 +376,12 @@ mod tests {
     }
 
     #[test]
-    fn a_note_without_its_edge_is_passed_over() {
+    fn a_note_without_its_edge_comes_back_without_it() {
         let (directory, files) = files();
         for size in [1, 2] {
             let stored = StoredCheckpoint {
                 note: vec![size].into(),
-                edge: Bytes::new(),
+                edge: Bytes::from_static(b"edge"),
                 stored_at: None,
             };
             files
@@ -367,7 +390,7 @@ mod tests {
         }
         fs::remove_file(directory.path().join("log/checkpoints/2.edge")).expect("there");
         let stored = files.read_checkpoints().expect("readable");
-        assert_eq!(stored.len(), 1);
-        assert_eq!(stored[0].note.as_ref(), [1]);
+        let edges: Vec<usize> = stored.iter().map(|stored| stored.edge.len()).collect();
+        assert_eq!(edges, [0, 4], "largest first");
     }
 }

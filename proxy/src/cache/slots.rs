@@ -6,14 +6,12 @@
 //! served once the tree proves it. A torn or lost write is therefore a miss, never a wrong answer.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -100,9 +98,10 @@ pub enum Slot {
 pub struct Group {
     tiles: File,
     meta: File,
-    /// One bit a slot: proven against the tree since the group was opened. Lost when it is closed,
-    /// which costs one more proof.
-    proven: [AtomicU64; GROUP_SLOTS as usize / 64],
+    /// Digests of the slots that the tree has proven since the group was opened. Kept here and not
+    /// read again, since whoever writes to the disk can write records too. Lost when the group is
+    /// closed, which costs one more proof.
+    proven: Mutex<HashMap<u64, Hash>>,
 }
 
 impl Group {
@@ -130,7 +129,7 @@ impl Group {
             Ok((tiles, meta)) => Ok(Some(Self {
                 tiles,
                 meta,
-                proven: Default::default(),
+                proven: Mutex::default(),
             })),
             Err(error) if error.kind() == ErrorKind::NotFound && !create => Ok(None),
             Err(error) => Err(error),
@@ -154,7 +153,7 @@ impl Group {
         if Hash::of(&bytes) != record.digest {
             return Ok(Slot::Corrupt);
         }
-        let proven = self.word(slot).load(Ordering::Relaxed) & Self::bit(slot) != 0;
+        let proven = self.proven().get(&slot) == Some(&record.digest);
         Ok(Slot::Stored {
             bytes: bytes.into(),
             record,
@@ -162,9 +161,9 @@ impl Group {
         })
     }
 
-    /// Remembers that the tree has proven what this slot holds.
-    pub fn mark_proven(&self, slot: u64) {
-        self.word(slot).fetch_or(Self::bit(slot), Ordering::Relaxed);
+    /// Remembers that the tree has proven the tile of this slot, by its digest.
+    pub fn mark_proven(&self, slot: u64, digest: Hash) {
+        self.proven().insert(slot, digest);
     }
 
     /// Writes a proven tile. Not durable before [`Group::sync`].
@@ -175,12 +174,13 @@ impl Group {
             .write_all_at(bytes, slot * FULL_TILE_BYTES as u64)?;
         self.meta
             .write_all_at(&record.encode(), slot * RECORD_BYTES as u64)?;
-        self.mark_proven(slot);
+        self.mark_proven(slot, record.digest);
         Ok(())
     }
 
     /// Makes a slot read as vacant.
     pub(super) fn forget(&self, slot: u64) -> io::Result<()> {
+        self.proven().remove(&slot);
         self.meta
             .write_all_at(&[0; RECORD_BYTES], slot * RECORD_BYTES as u64)
     }
@@ -191,12 +191,9 @@ impl Group {
         self.meta.sync_data()
     }
 
-    fn word(&self, slot: u64) -> &AtomicU64 {
-        &self.proven[(slot / 64) as usize % self.proven.len()]
-    }
-
-    fn bit(slot: u64) -> u64 {
-        1 << (slot % 64)
+    fn proven(&self) -> MutexGuard<'_, HashMap<u64, Hash>> {
+        // Each change is one whole entry, so a poisoned map is still a sound one.
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

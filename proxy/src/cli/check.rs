@@ -4,8 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{EXIT_CONFIG, fail};
-use crate::config::{Config, Settings};
+use super::{EXIT_CONFIG, fail, serve::tracing_filter};
+use crate::{
+    app,
+    config::{Config, Settings},
+};
 
 /// Say whether a configuration is valid, and what it means, without starting anything.
 ///
@@ -41,12 +44,17 @@ impl Check {
 pub(super) fn settings(file: &std::path::Path) -> Result<Settings, ExitCode> {
     let config =
         Config::load(file, environment()).map_err(|error| fail(EXIT_CONFIG, &error.into()))?;
-    config.check().map_err(|problems| {
+    let settings = config.check().map_err(|problems| {
         for problem in &problems {
             eprintln!("tile-proxy: {problem}");
         }
         ExitCode::from(EXIT_CONFIG)
-    })
+    })?;
+    for log in &settings.logs {
+        app::read_keys(log).map_err(|error| fail(EXIT_CONFIG, &error))?;
+    }
+    tracing_filter(&settings.config.log).map_err(|error| fail(EXIT_CONFIG, &error))?;
+    Ok(settings)
 }
 
 /// Variables that are UTF-8; others cannot be keys of ours.

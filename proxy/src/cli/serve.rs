@@ -14,6 +14,9 @@ use crate::{
     config::{Tracing, TracingFormat},
 };
 
+/// Exit code after a second signal: as if the first had ended the process.
+const EXIT_SECOND_SIGNAL: i32 = 128 + 15;
+
 /// Serve a log from its cache, and keep the cache filled.
 ///
 /// Every key of the file can be set in the environment, which wins: `tile_proxy.cache.max_size` is
@@ -43,6 +46,7 @@ impl Serve {
             Ok(stop) => stop,
             Err(error) => return fail(EXIT_FAILURE, &error.into()),
         };
+        raise_descriptor_limit();
         match app::run(settings, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if app::is_cache_busy(&error) => fail(app::EXIT_CACHE_BUSY, &error),
@@ -51,9 +55,14 @@ impl Serve {
     }
 }
 
+/// What `log.level` lets through.
+pub(super) fn tracing_filter(config: &Tracing) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(&config.level)
+        .map_err(|error| anyhow::anyhow!("tile_proxy.log.level = {}: {error}", config.level))
+}
+
 fn start_tracing(config: &Tracing) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level)
-        .map_err(|error| anyhow::anyhow!("tile_proxy.log.level = {}: {error}", config.level))?;
+    let filter = tracing_filter(config)?;
     let terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -65,6 +74,20 @@ fn start_tracing(config: &Tracing) -> anyhow::Result<()> {
         TracingFormat::Auto | TracingFormat::Json => lines.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// Allows as many descriptors as the process may have: a connection each, and two a group of tiles.
+/// The usual soft limit of 1,024 is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, ?current, "descriptor limit not raised");
+    }
 }
 
 /// Cancelled by the first SIGTERM or SIGINT; a second one ends the process as it would without us.
@@ -86,7 +109,7 @@ fn stop_on_signal() -> std::io::Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        std::process::exit(128 + 15);
+        std::process::exit(EXIT_SECOND_SIGNAL);
     });
     Ok(stop)
 }

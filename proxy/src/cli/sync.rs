@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
 use futures::future::join_all;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -19,6 +19,9 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Longest time for one call to a replica.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Restarts of a replica that a sync outlives.
+const MAX_RESTARTS: u32 = 3;
 
 /// Calls in a row that may fail before a replica counts as lost.
 const LOST_AFTER: u32 = 10;
@@ -133,27 +136,42 @@ impl Replica {
             .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
+    /// Starts a sync and follows it to its end. A replica that is restarted meanwhile is asked
+    /// again: what it had cached, it has.
     async fn sync(&self, request: &SyncRequest, bar: &ProgressBar) -> anyhow::Result<SyncProgress> {
-        let started = self.call(reqwest::Method::POST, Some(request)).await?;
-        let mut failures = 0;
+        let (mut id, mut failures, mut restarts) = (None, 0, 0);
         loop {
-            tokio::time::sleep(POLL).await;
-            let progress = match self.call(reqwest::Method::GET, None).await {
+            let called = match id {
+                None => self.call(reqwest::Method::POST, Some(request)).await,
+                Some(_) => self.call(reqwest::Method::GET, None).await,
+            };
+            let progress = match called {
                 Ok(progress) => progress,
-                Err(error) if failures >= LOST_AFTER => return Err(error),
+                Err(error) if failures >= LOST_AFTER || !error.is_transient() => {
+                    return Err(error.into());
+                }
                 Err(_) => {
+                    // Starting again is harmless: a sync that runs is joined.
+                    id = None;
                     failures += 1;
+                    tokio::time::sleep(POLL).await;
                     continue;
                 }
             };
             failures = 0;
-            if progress.id != started.id {
-                bail!("the replica was restarted; what it had cached stays, start the sync again");
+            if *id.get_or_insert(progress.id) != progress.id {
+                restarts += 1;
+                anyhow::ensure!(
+                    restarts <= MAX_RESTARTS,
+                    "it was restarted {restarts} times"
+                );
+                id = None;
+                continue;
             }
             bar.set_length(progress.total);
             bar.set_position(progress.done);
             match progress.state {
-                SyncState::Running => {}
+                SyncState::Running => tokio::time::sleep(POLL).await,
                 SyncState::Succeeded => return Ok(progress),
                 SyncState::Failed => {
                     let error = progress.error.unwrap_or_default();
@@ -171,28 +189,62 @@ impl Replica {
         &self,
         method: reqwest::Method,
         body: Option<&SyncRequest>,
-    ) -> anyhow::Result<SyncProgress> {
-        let url = self.url.join("/_admin/cache/sync")?;
+    ) -> Result<SyncProgress, CallError> {
+        let url = self
+            .url
+            .join("/_admin/cache/sync")
+            .map_err(|e| CallError::answer(e.to_string()))?;
         let mut request = self.client.request(method, url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
         if let Some(body) = body {
-            request = request.body(serde_json::to_vec(body)?);
+            let body = serde_json::to_vec(body).map_err(|e| CallError::answer(e.to_string()))?;
+            request = request.body(body);
         }
-        let response = request.send().await.context("cannot reach the replica")?;
+        let response = request.send().await.map_err(CallError::Unreachable)?;
         let status = response.status();
-        let answer = response
-            .bytes()
-            .await
-            .context("cannot read the replica's answer")?;
+        let answer = response.bytes().await.map_err(CallError::Unreachable)?;
+        let forgotten = body.is_none() && status == reqwest::StatusCode::NOT_FOUND;
+        if forgotten || status.is_server_error() {
+            // Just restarted: it knows of no sync, or still waits for its cache.
+            return Err(CallError::NotNow(status));
+        }
         if !status.is_success() {
             let message = serde_json::from_slice::<serde_json::Value>(&answer)
                 .ok()
                 .and_then(|answer| Some(answer.get("message")?.as_str()?.to_owned()))
                 .unwrap_or_default();
-            bail!("the replica answered {status}: {message}");
+            return Err(CallError::answer(format!(
+                "it answered {status}: {message}"
+            )));
         }
-        serde_json::from_slice(&answer).context("the replica's answer is not a sync's progress")
+        serde_json::from_slice(&answer).map_err(|error| {
+            CallError::answer(format!("its answer is no sync's progress: {error}"))
+        })
+    }
+}
+
+/// Why a call to a replica failed.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    /// It said something that another call will not change.
+    #[error("{0}")]
+    Answer(String),
+    /// It is not ready.
+    #[error("it answered {0}")]
+    NotNow(reqwest::StatusCode),
+    /// It did not answer.
+    #[error("it cannot be reached")]
+    Unreachable(#[source] reqwest::Error),
+}
+
+impl CallError {
+    fn answer(message: String) -> Self {
+        Self::Answer(message)
+    }
+
+    fn is_transient(&self) -> bool {
+        !matches!(self, Self::Answer(_))
     }
 }

@@ -86,6 +86,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MEBIBYTE: u64 = 1 << 20;
 const GIBIBYTE: u64 = 1 << 30;
 
+/// Most connections or requests at once; each needs a descriptor, and Linux allows 1,048,576.
+const MAX_CONCURRENT: usize = 1_000_000;
+
 /// Smallest disk budget: a checkpoint with its edge tiles and one group of full tiles.
 const MIN_DISK_BUDGET: u64 = 16 * MEBIBYTE;
 
@@ -109,6 +112,17 @@ impl Config {
                 "checkpoint.refresh_interval",
                 "must be at least `1s`; logs publish every few seconds at most",
             ));
+        }
+        for (key, interval) in [
+            ("limits.header_timeout", Some(self.limits.header_timeout)),
+            (
+                "upstreams[0].timeout",
+                self.upstreams.first().and_then(|upstream| upstream.timeout),
+            ),
+        ] {
+            if interval.is_some_and(|interval| interval.0 < Duration::from_millis(100)) {
+                problems.push(Problem::new(key, "must be at least `100ms`"));
+            }
         }
         for (key, value, least) in [
             ("coalescing.max_wait_ms", self.coalescing.max_wait_ms, 100),
@@ -134,6 +148,17 @@ impl Config {
                 problems.push(Problem::new(
                     key,
                     format!("is {value}; must be at least {least}"),
+                ));
+            }
+        }
+        for (key, value) in [
+            ("limits.connections", self.limits.connections),
+            ("limits.upstream_requests", self.limits.upstream_requests),
+        ] {
+            if value > MAX_CONCURRENT {
+                problems.push(Problem::new(
+                    key,
+                    format!("is {value}; at most {MAX_CONCURRENT}"),
                 ));
             }
         }
@@ -203,6 +228,12 @@ impl Config {
 
     /// The upstream of the one log, from either of its two forms.
     fn upstreams(&self, problems: &mut Vec<Problem>) -> Vec<UpstreamSettings> {
+        if self.tile_base_url.is_some() && !self.upstreams.is_empty() {
+            problems.push(Problem::new(
+                "tile_base_url",
+                "belongs to `upstream_url`; beside `upstreams`, give it there",
+            ));
+        }
         if self.upstream_url.is_some() && !self.upstreams.is_empty() {
             problems.push(Problem::new(
                 "upstreams",

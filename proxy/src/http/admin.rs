@@ -18,7 +18,7 @@ use crate::{
     cache::slots::Slot,
     sync::SyncRequest,
     tlog::{
-        path::{Resource, parse_lenient},
+        path::{PathError, Resource, parse_lenient},
         tile::width_in,
     },
 };
@@ -170,11 +170,13 @@ fn metrics(site: &Site) -> Reply {
     if let Some(service) = site.service.get() {
         let bytes = service.cache.usage().bytes.load(Ordering::Relaxed);
         site.metrics.size_bytes.set(bytes as f64);
-        let age = service.log.served_age().as_secs_f64();
-        site.metrics
-            .checkpoint_age
-            .with_label_values(&[service.log.name()])
-            .set(age);
+        if let Some(age) = service.log.served_age() {
+            let gauge = site
+                .metrics
+                .checkpoint_age
+                .with_label_values(&[service.log.name()]);
+            gauge.set(age.as_secs_f64());
+        }
     }
     reply(
         StatusCode::OK,
@@ -200,7 +202,7 @@ struct LogStats {
     origin: Option<String>,
     size: Option<u64>,
     root: Option<String>,
-    checkpoint_age_seconds: u64,
+    checkpoint_age_seconds: Option<u64>,
     hits: u64,
     misses: u64,
     hit_ratio: f64,
@@ -237,7 +239,7 @@ fn stats(site: &Site, service: &Service) -> Stats {
             root: trusted
                 .as_ref()
                 .map(|trusted| trusted.checkpoint.root.to_string()),
-            checkpoint_age_seconds: log.served_age().as_secs(),
+            checkpoint_age_seconds: log.served_age().map(|age| age.as_secs()),
             hits,
             misses,
             hit_ratio: if hits + misses == 0 {
@@ -277,9 +279,13 @@ async fn tile(service: &Service, path: &str) -> Reply {
     let absent = |message: &str| json::error(StatusCode::NOT_FOUND, "not_cached", message);
     // The same paths as clients use, below `tiles/`.
     let path = path.replacen("tiles/", "tile/", 1);
-    let Ok(Resource::Tile(tile)) = parse_lenient(&path) else {
-        let message = "give a tile as {level}/{index}";
-        return json::error(StatusCode::BAD_REQUEST, "malformed", message);
+    let tile = match parse_lenient(&path) {
+        Ok(Resource::Tile(tile)) => tile,
+        Err(error @ PathError::OutOfReach) => return absent(&error.to_string()),
+        Ok(Resource::Bundle(_)) | Err(_) => {
+            let message = "give a tile as {level}/{index}";
+            return json::error(StatusCode::BAD_REQUEST, "malformed", message);
+        }
     };
     let (Some(store), Some(trusted)) = (service.log.store().cloned(), service.log.trusted()) else {
         return absent("the log has no trusted checkpoint yet");
@@ -363,13 +369,22 @@ async fn start_sync(site: &Site, service: &Service, request: Request<Incoming>) 
 }
 
 async fn refresh(service: &Service) -> Reply {
-    match service.log.refresh().await {
-        Ok(()) => {
-            let size = service.log.trusted().map(|trusted| trusted.checkpoint.size);
-            json::ok(&serde_json::json!({"size": size}))
-        }
-        Err(error) => json::error(StatusCode::BAD_GATEWAY, "not_refreshed", &error.to_string()),
+    let log = std::sync::Arc::clone(&service.log);
+    if let Some(upstream) = log.upstream() {
+        upstream.forget_quiet();
     }
+    // A task of its own: a caller that leaves does not end it half-way.
+    let refreshed = tokio::spawn(async move { log.refresh().await }).await;
+    let (status, message) = match refreshed {
+        Ok(Ok(())) => {
+            let size = service.log.trusted().map(|trusted| trusted.checkpoint.size);
+            return json::ok(&serde_json::json!({"size": size}));
+        }
+        Ok(Err(error)) if error.is_refusal() => (StatusCode::BAD_GATEWAY, error.to_string()),
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    json::error(status, "not_refreshed", &message)
 }
 
 #[cfg(test)]

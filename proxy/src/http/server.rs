@@ -30,6 +30,10 @@ use crate::config::{Limits, Listen};
 /// Pause after an accept failed, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections of administration: probes, metrics, a person or two. Their own, so that clients who
+/// take all of theirs do not make the process look dead.
+const ADMIN_CONNECTIONS: usize = 64;
+
 /// Requests under way at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 
@@ -77,6 +81,8 @@ fn no_ipv6(error: &io::Error) -> bool {
 pub struct Server {
     site: Arc<Site>,
     connections: Arc<Semaphore>,
+    admin_connections: Arc<Semaphore>,
+    first_request: Duration,
     builder: auto::Builder<TokioExecutor>,
 }
 
@@ -98,6 +104,8 @@ impl Server {
         Self {
             site,
             connections: Arc::new(Semaphore::new(limits.connections)),
+            admin_connections: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)),
+            first_request: limits.header_timeout.0,
             builder,
         }
     }
@@ -146,18 +154,37 @@ async fn accept(
         };
         // Above the limit a connection is closed at once: waiting would only move the queue into
         // the kernel, where nobody is told.
-        let Ok(permit) = Arc::clone(&server.connections).try_acquire_owned() else {
+        let slots = match role {
+            Role::Admin => &server.admin_connections,
+            Role::Clients | Role::Everything => &server.connections,
+        };
+        let Ok(permit) = Arc::clone(slots).try_acquire_owned() else {
             if !full.swap(true, Ordering::Relaxed) {
                 warn!("connection limit reached; refusing new ones");
             }
             continue;
         };
         full.store(false, Ordering::Relaxed);
-        let connection = serve(Arc::clone(&server), stream, peer, role);
+        let asked = Arc::new(AtomicBool::new(false));
+        let connection = serve(Arc::clone(&server), stream, peer, role, Arc::clone(&asked));
         let connection = graceful.watch(connection);
+        let first_request = server.first_request;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%peer, %error, "connection ended");
+            // hyper bounds the time for each head once it knows the protocol; this bounds the time
+            // until then.
+            let silent = async {
+                tokio::time::sleep(first_request).await;
+                if asked.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        debug!(%peer, %error, "connection ended");
+                    }
+                }
+                () = silent => debug!(%peer, "connection without a request closed"),
             }
             drop(permit);
         });
@@ -169,6 +196,7 @@ fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     role: Role,
+    asked: Arc<AtomicBool>,
 ) -> impl hyper_util::server::graceful::GracefulConnection<
     Error = Box<dyn std::error::Error + Send + Sync>,
 > + Send
@@ -177,6 +205,7 @@ fn serve(
     let _ = stream.set_nodelay(true);
     let site = Arc::clone(&server.site);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         let site = Arc::clone(&site);
         async move { Ok::<_, Infallible>(route(&site, role, peer, request).await) }
     });

@@ -78,18 +78,20 @@ async fn checkpoint(site: &Site, service: &Service) -> Reply {
         header::CACHE_CONTROL,
         HeaderValue::from_static("no-cache"),
     );
-    let text = with(text, CHECKPOINT_AGE, HeaderValue::from(age.as_secs()));
     let (name, value) = CORS;
     let mut text = with(text, name, value);
     text.headers_mut().insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static("tile-proxy-checkpoint-age"),
     );
-    if age > site.checkpoint_ttl {
-        with(text, header::WARNING, STALE)
-    } else {
-        text
+    if let Some(age) = age {
+        text = with(text, CHECKPOINT_AGE, HeaderValue::from(age.as_secs()));
     }
+    // An age that nobody knows is no reason to believe it is fresh.
+    if age.is_none_or(|age| age > site.checkpoint_ttl) {
+        text = with(text, header::WARNING, STALE);
+    }
+    text
 }
 
 async fn read(service: &Service, resource: Resource, headers: &HeaderMap) -> Reply {

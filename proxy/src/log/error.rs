@@ -64,7 +64,7 @@ pub enum FollowError {
     #[error("checkpoint refused: {0}")]
     Note(#[from] NoteError),
     /// The proxy asks nobody.
-    #[error("the proxy is offline and has no checkpoint")]
+    #[error("the proxy is offline")]
     Offline,
     /// A checkpoint of another log.
     #[error("the checkpoint is of `{got}`, not of `{want}`")]

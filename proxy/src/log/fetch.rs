@@ -1,7 +1,7 @@
 //! One flight per resource, however many ask for it.
 //!
 //! A flight is a task of its own: a caller that leaves does not end it for the others. Its error is
-//! shared, and answers those who come within [`Flights::error_ttl`] after it, so that a failing log
+//! shared, and answers those who come shortly after it, so that a failing log
 //! is asked at a bounded rate.
 
 use std::{
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 pub struct Flights<K, V, E> {
     in_flight: Arc<Mutex<HashMap<K, Landing<V, E>>>>,
     max_wait: Duration,
+    limit: Duration,
     error_ttl: Duration,
 }
 
@@ -48,19 +49,15 @@ where
     V: Clone + Send + Sync + 'static,
     E: Clone + Send + Sync + 'static,
 {
-    /// Flights whose callers wait at most `max_wait`, and whose errors are remembered for
-    /// `error_ttl`.
-    pub fn new(max_wait: Duration, error_ttl: Duration) -> Self {
+    /// Flights whose callers wait at most `max_wait`. A flight itself may take up to `limit`, so
+    /// that what comes slowly is there for the next caller. Errors are remembered for `error_ttl`.
+    pub fn new(max_wait: Duration, limit: Duration, error_ttl: Duration) -> Self {
         Self {
             in_flight: Arc::default(),
             max_wait,
+            limit,
             error_ttl,
         }
-    }
-
-    /// How long an error answers those who come after it.
-    pub fn error_ttl(&self) -> Duration {
-        self.error_ttl
     }
 
     /// Joins the flight for `key`, or starts it with `task`.
@@ -80,7 +77,7 @@ where
         match landed.map(|outcome| outcome.map(|outcome| outcome.clone())) {
             Ok(Ok(Some(Ok(value)))) => Ok(Landed { value, shared }),
             Ok(Ok(Some(Err(error)))) => Err(FlightError::Failed(error)),
-            // The flight was cut off at the same limit, or panicked: the caller may come again.
+            // Still under way; or cut off at its limit, or panicked: the caller may come again.
             Ok(Ok(None) | Err(_)) | Err(_) => Err(FlightError::TimedOut),
         }
     }
@@ -106,10 +103,10 @@ where
             map: Arc::clone(&self.in_flight),
             key,
         };
-        let (max_wait, error_ttl) = (self.max_wait, self.error_ttl);
+        let (limit, error_ttl) = (self.limit, self.error_ttl);
         tokio::spawn(async move {
             let cleared = cleared; // also when the task panics
-            if let Ok(outcome) = tokio::time::timeout(max_wait, task).await {
+            if let Ok(outcome) = tokio::time::timeout(limit, task).await {
                 let failed = outcome.is_err();
                 sender.send_replace(Some(outcome));
                 if failed {
@@ -145,7 +142,11 @@ mod tests {
     type TestFlights = Flights<&'static str, usize, &'static str>;
 
     fn flights() -> TestFlights {
-        Flights::new(Duration::from_secs(5), Duration::from_millis(500))
+        Flights::new(
+            Duration::from_secs(5),
+            Duration::from_secs(30),
+            Duration::from_millis(500),
+        )
     }
 
     /// A task that takes `seconds`, and counts its starts.
@@ -224,6 +225,21 @@ mod tests {
             .await;
         assert_eq!(late, Err(FlightError::TimedOut));
         assert_eq!(begin.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_late_is_there_for_the_next_caller() {
+        let (flights, starts) = (flights(), Arc::new(AtomicUsize::new(0)));
+        let slow = || slow(Arc::clone(&starts), 8, Ok(()));
+        assert_eq!(flights.join("a", slow).await, Err(FlightError::TimedOut));
+        let landed = flights.join("a", slow).await;
+        assert_eq!(
+            landed,
+            Ok(Landed {
+                value: 1,
+                shared: true
+            })
+        );
     }
 
     #[tokio::test(start_paused = true)]

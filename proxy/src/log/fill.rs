@@ -55,6 +55,13 @@ impl Log {
         tile: Tile,
     ) -> Result<Fetched, ReadError> {
         let (level, index) = (tile.level(), tile.index());
+        // Another flight may have landed between this caller's look and this flight.
+        if let Some(body) = self.cache.remembered(store, Resource::Tile(tile)) {
+            return Ok(Fetched {
+                body,
+                from_upstream: false,
+            });
+        }
         match stored_tile(store, level, index).await {
             Some(StoredTile::Proven(tile)) => {
                 let body = self.cache.remember_tile(store, &tile);
@@ -67,7 +74,7 @@ impl Log {
                 let parent = self.parent_hash(tree, tile).await?;
                 match VerifiedTile::prove(level, index, bytes, parent) {
                     Ok(tile) => {
-                        mark_proven(store, level, index);
+                        mark_proven(store, &tile);
                         let body = self.cache.remember_tile(store, &tile);
                         return Ok(Fetched {
                             body,
@@ -136,60 +143,88 @@ impl Log {
                 });
             }
         }
+        if let Some(body) = self.stored_bundle(store, tree, wanted, widest).await? {
+            return Ok(Fetched {
+                body,
+                from_upstream: false,
+            });
+        }
         let flight = || {
             let (log, store, tree) = (Arc::clone(self), Arc::clone(store), Arc::clone(tree));
-            async move { log.fill_bundle(&store, &tree, wanted, widest).await }
+            async move { log.fetch_bundle(&store, &tree, widest).await }
         };
-        let fetched = self.join(Resource::Bundle(wanted), flight).await?;
-        Ok(fetched)
+        let fetched = self.join(Resource::Bundle(widest), flight).await?;
+        let body = narrowed(fetched.body, widest, wanted);
+        Ok(Fetched {
+            body,
+            from_upstream: fetched.from_upstream,
+        })
     }
 
-    /// Finds a bundle on the disk or upstream, proves it, and remembers it.
-    async fn fill_bundle(
+    /// A bundle from the disk, proven; `None` if it is not there, or damaged.
+    async fn stored_bundle(
         self: &Arc<Self>,
         store: &Arc<LogStore>,
         tree: &Arc<Trusted>,
         wanted: Bundle,
         widest: Bundle,
-    ) -> Result<Fetched, ReadError> {
-        let leaf_tile = widest.leaf_tile();
-        if let Some((bundle, bytes)) = stored_bundle(store, wanted).await {
-            let leaves = self.read_tile(tree, leaf_tile).await?.body.bytes;
-            // Stored meanwhile for a larger tree than this request has: its beginning will do.
-            let bundle = if bundle.width() > widest.width() {
-                widest
-            } else {
-                bundle
-            };
-            match VerifiedBundle::prove(bundle, &bytes, &leaves) {
-                Ok(bundle) => {
-                    let body = self.cache.remember_bundle(store, &bundle);
-                    let body = narrowed(body, bundle.bundle(), wanted);
-                    return Ok(Fetched {
-                        body,
-                        from_upstream: false,
-                    });
-                }
-                Err(error) => {
-                    self.report_corrupt(&bundle, &error.to_string());
-                    let files = store.files.clone();
-                    let _ = tokio::task::spawn_blocking(move || files.remove_bundle(bundle)).await;
-                }
+    ) -> Result<Option<Body>, ReadError> {
+        let files = store.files.clone();
+        let read = tokio::task::spawn_blocking(move || files.read_bundle(wanted)).await;
+        let (found, bytes) = match read {
+            Ok(Ok(Some(found))) => found,
+            Ok(Ok(None)) | Err(_) => return Ok(None),
+            Ok(Err(error)) => {
+                self.report_corrupt(&wanted, &error.to_string());
+                return Ok(None);
+            }
+        };
+        let leaves = self.read_tile(tree, widest.leaf_tile()).await?.body.bytes;
+        // Stored meanwhile for a larger tree than this request has: its beginning will do.
+        let bundle = if found.width() > widest.width() {
+            widest
+        } else {
+            found
+        };
+        match VerifiedBundle::prove(bundle, &bytes, &leaves) {
+            Ok(bundle) => {
+                let body = self.cache.remember_bundle(store, &bundle);
+                Ok(Some(narrowed(body, bundle.bundle(), wanted)))
+            }
+            Err(error) => {
+                self.report_corrupt(&found, &error.to_string());
+                let files = store.files.clone();
+                let _ = tokio::task::spawn_blocking(move || files.remove_bundle(found)).await;
+                Ok(None)
             }
         }
+    }
+
+    /// Fetches the widest bundle of the tree, proves it, and remembers it.
+    async fn fetch_bundle(
+        self: &Arc<Self>,
+        store: &Arc<LogStore>,
+        tree: &Arc<Trusted>,
+        widest: Bundle,
+    ) -> Result<Fetched, ReadError> {
         let resource = Resource::Bundle(widest);
+        if let Some(body) = self.cache.remembered(store, resource) {
+            return Ok(Fetched {
+                body,
+                from_upstream: false,
+            });
+        }
         let (leaves, bytes) = tokio::join!(
-            self.read_tile(tree, leaf_tile),
+            self.read_tile(tree, widest.leaf_tile()),
             self.fetch(&resource, MAX_BUNDLE_BYTES)
         );
         let (leaves, (bytes, upstream)) = (leaves?.body.bytes, bytes?);
         let bundle = VerifiedBundle::prove(widest, &bytes, &leaves)
             .map_err(|source| self.not_proven(resource, "bundle", upstream, source))?;
         let body = self.cache.remember_bundle(store, &bundle);
-        let narrow = narrowed(body, widest, wanted);
         self.cache.store_bundle(store, bundle).await;
         Ok(Fetched {
-            body: narrow,
+            body,
             from_upstream: true,
         })
     }
@@ -209,13 +244,16 @@ impl Log {
                 Some(tile.width()),
             ),
         };
-        let fetched = match upstream.fetch(&resource.to_string(), limit).await {
+        let fetched = match upstream
+            .fetch(&resource.to_string(), limit, self.options.max_wait)
+            .await
+        {
             // Logs may delete a partial resource once the full one exists.
             Err(FetchError::NotFound { .. }) if full.is_some_and(|full| full != *resource) => {
                 let full = full.unwrap_or(*resource);
                 let limit = limit.max(FULL_TILE_BYTES);
                 upstream
-                    .fetch(&full.to_string(), limit)
+                    .fetch(&full.to_string(), limit, self.options.max_wait)
                     .await
                     .map(|bytes| match hashes {
                         Some(width) => {
@@ -273,14 +311,8 @@ async fn stored_tile(store: &Arc<LogStore>, level: u8, index: u64) -> Option<Sto
     }
 }
 
-fn mark_proven(store: &LogStore, level: u8, index: u64) {
-    if let Ok(Some((group, slot))) = store.groups.find(level, index) {
-        group.mark_proven(slot);
+fn mark_proven(store: &LogStore, tile: &VerifiedTile) {
+    if let Ok(Some((group, slot))) = store.groups.find(tile.tile().level(), tile.tile().index()) {
+        group.mark_proven(slot, Hash::of(tile.bytes()));
     }
-}
-
-async fn stored_bundle(store: &Arc<LogStore>, wanted: Bundle) -> Option<(Bundle, Bytes)> {
-    let files = store.files.clone();
-    let read = tokio::task::spawn_blocking(move || files.read_bundle(wanted));
-    read.await.ok()?.ok()?
 }

@@ -5,6 +5,7 @@
 //! it served. A crash after any of these steps leaves a checkpoint that is whole.
 
 use std::{
+    mem::discriminant,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -14,7 +15,7 @@ use futures::future::try_join_all;
 use tracing::{debug, info, warn};
 
 use super::{
-    FollowError, Log, ReadError, Trusted,
+    Floor, FollowError, Log, ReadError, Trusted,
     timeline::{Conclusion, Verdict, conclude, judge},
     verify::{VerifiedEdge, VerifiedTile},
 };
@@ -48,7 +49,7 @@ struct State {
     confirmed: Option<Instant>,
     /// When that was, as far as the disk knows, for a checkpoint from before this start.
     stored_at: Option<SystemTime>,
-    /// The last refresh, and how it ended.
+    /// When the last refresh ended, and how.
     attempted: Option<(Instant, Result<(), FollowError>)>,
 }
 
@@ -91,35 +92,29 @@ impl Log {
         self.refresh_unless(|_| false).await
     }
 
-    /// As [`Log::refresh`], unless the last one began less than a second ago, whose outcome it then
+    /// As [`Log::refresh`], unless the last one ended less than a second ago, whose outcome it then
     /// shares. Waits no longer than a client does.
     pub(super) async fn refresh_on_demand(self: &Arc<Self>) -> Result<(), FollowError> {
         let log = Arc::clone(self);
         // A task of its own, because a client that leaves must not end a refresh half-way.
         let refresh = tokio::spawn(async move {
-            log.refresh_unless(|last| last.elapsed() < ON_DEMAND_INTERVAL)
+            log.refresh_unless(|ended| ended.elapsed() < ON_DEMAND_INTERVAL)
                 .await
         });
         match tokio::time::timeout(self.options.max_wait, refresh).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Err(FollowError::Fetch(FetchError::Network {
-                upstream: self
-                    .upstream
-                    .as_ref()
-                    .map_or("nobody", |u| u.name())
-                    .to_owned(),
-                message: format!("no answer within {:?}", self.options.max_wait),
-            })),
+            Ok(Err(_)) | Err(_) => Err(self.too_slow(self.options.max_wait)),
         }
     }
 
     /// How old what is served is: time since the log confirmed it, before this start if need be.
-    pub fn served_age(&self) -> Duration {
+    /// `None` if nothing is served, or nobody knows.
+    pub fn served_age(&self) -> Option<Duration> {
         let state = self.following.state();
         match (state.confirmed, state.stored_at) {
-            (Some(confirmed), _) => confirmed.elapsed(),
-            (None, Some(stored_at)) => stored_at.elapsed().unwrap_or_default(),
-            (None, None) => Duration::ZERO,
+            (Some(confirmed), _) => Some(confirmed.elapsed()),
+            (None, Some(stored_at)) => stored_at.elapsed().ok(),
+            (None, None) => None,
         }
     }
 
@@ -132,18 +127,23 @@ impl Log {
             .map(|(_, outcome)| outcome.clone())
     }
 
+    /// Refreshes, unless one that is `recent` has ended, or one ended while this one waited for its
+    /// turn: then its outcome is shared, however many wait.
     async fn refresh_unless(
         self: &Arc<Self>,
         recent: impl Fn(Instant) -> bool,
     ) -> Result<(), FollowError> {
+        let asked = Instant::now();
         let _turn = self.following.turn.lock().await;
-        if let Some((at, outcome)) = &self.following.state().attempted
-            && recent(*at)
+        if let Some((ended, outcome)) = &self.following.state().attempted
+            && (*ended >= asked || recent(*ended))
         {
             return outcome.clone();
         }
         let begin = Instant::now();
-        let outcome = self.refresh_now().await;
+        let limit = self.options.fetch_limit;
+        let refresh = tokio::time::timeout(limit, self.refresh_now());
+        let outcome = refresh.await.unwrap_or_else(|_| Err(self.too_slow(limit)));
         self.report(begin, &outcome);
         outcome
     }
@@ -154,18 +154,28 @@ impl Log {
         if outcome.is_ok() {
             state.confirmed = Some(begin);
         }
-        let last = state.attempted.replace((begin, outcome.clone()));
+        let last = state.attempted.replace((Instant::now(), outcome.clone()));
         drop(state);
-        let before = last
-            .and_then(|(_, outcome)| outcome.err())
-            .map(|error| error.to_string());
+        let before = last.and_then(|(_, outcome)| outcome.err());
         match outcome {
             Ok(()) if before.is_some() => info!(log = self.name(), "log followed again"),
-            Err(error) if before.as_deref() != Some(&error.to_string()) => {
+            // A throttled log counts down the seconds in its message: the same news.
+            Err(error) if before.as_ref().map(discriminant) != Some(discriminant(error)) => {
                 warn!(log = self.name(), %error, "checkpoint not refreshed");
             }
             _ => {}
         }
+    }
+
+    fn too_slow(&self, limit: Duration) -> FollowError {
+        FollowError::Fetch(FetchError::Network {
+            upstream: self
+                .upstream
+                .as_ref()
+                .map_or("nobody", |u| u.name())
+                .to_owned(),
+            message: format!("no answer within {limit:?}"),
+        })
     }
 
     async fn refresh_now(self: &Arc<Self>) -> Result<(), FollowError> {
@@ -178,21 +188,33 @@ impl Log {
         let offered = self
             .open(&note)
             .inspect_err(|_| self.count_failure("checkpoint"))?;
-        let Some(trusted) = self.trusted.load_full() else {
+        if self.store.get().is_none() {
+            // First contact under this key; but the log may have been followed under another.
+            self.restore_origin(&offered.origin)
+                .map_err(|error| FollowError::Store(error.to_string()))?;
+        }
+        let Some(floor) = self.floor.load_full() else {
             let edge = self.fetch_edge(&offered).await?;
             return self.publish(offered, note, edge).await;
         };
-        let (old, new) = match judge(&trusted.checkpoint, &offered) {
-            Verdict::Refresh if trusted.servable => return Ok(()),
-            Verdict::Refresh => return self.publish(offered, note, trusted.edge.clone()).await,
-            Verdict::SplitView => return Err(self.split_view(&trusted, &offered, &note)),
-            Verdict::ProveConsistency { old, new, .. } => (old, new),
+        let (old, new) = match judge(&floor.checkpoint, &offered) {
+            Verdict::Refresh if self.trusted().is_some() => return Ok(()),
+            Verdict::Refresh => {
+                let edge = self.fetch_edge(&offered).await?;
+                return self.publish(offered, note, edge).await;
+            }
+            Verdict::SplitView => return Err(self.split_view(&floor, &offered, &note)),
+            Verdict::ProveConsistency { old, new } => (old, new),
         };
-        if offered.size < trusted.checkpoint.size {
+        if offered.size < floor.checkpoint.size {
+            let Some(trusted) = self.trusted() else {
+                let reason = "the larger tree has no tiles here".to_owned();
+                return Err(FollowError::Unproven { old, new, reason });
+            };
             let spine = self.spine_of(&trusted, old, new).await?;
             let proven = prefix_root(old, &spine).ok_or_else(|| wrong_spine(old, new))?;
-            return Err(match conclude(&trusted.checkpoint, &offered, proven) {
-                Conclusion::SplitView => self.split_view(&trusted, &offered, &note),
+            return Err(match conclude(&floor.checkpoint, &offered, proven) {
+                Conclusion::SplitView => self.split_view(&floor, &offered, &note),
                 Conclusion::Advance | Conclusion::Stale => FollowError::Stale {
                     trusted: new,
                     offered: old,
@@ -202,8 +224,8 @@ impl Log {
         let edge = self.fetch_edge(&offered).await?;
         let spine = self.fetch_spine(&edge, old, new).await?;
         let proven = prefix_root(old, &spine).ok_or_else(|| wrong_spine(old, new))?;
-        if conclude(&trusted.checkpoint, &offered, proven) == Conclusion::SplitView {
-            return Err(self.split_view(&trusted, &offered, &note));
+        if conclude(&floor.checkpoint, &offered, proven) == Conclusion::SplitView {
+            return Err(self.split_view(&floor, &offered, &note));
         }
         self.publish(offered, note, edge).await?;
         self.keep_spine(spine, new).await;
@@ -315,11 +337,15 @@ impl Log {
             .store_checkpoint(store, checkpoint.size, stored)
             .await
             .map_err(|error| FollowError::Store(error.to_string()))?;
+        let floor = Floor {
+            checkpoint: checkpoint.clone(),
+            note: note.clone(),
+        };
+        self.floor.store(Some(Arc::new(floor)));
         self.serve(Trusted {
             checkpoint,
             note,
             edge,
-            servable: true,
         });
         Ok(())
     }
@@ -363,29 +389,29 @@ impl Log {
         }
     }
 
-    /// Keeps both notes, and says so once.
-    fn split_view(&self, trusted: &Trusted, offered: &Checkpoint, note: &[u8]) -> FollowError {
+    /// Counts a split view, keeps both notes, and says where once.
+    fn split_view(&self, floor: &Floor, offered: &Checkpoint, note: &[u8]) -> FollowError {
+        self.metrics
+            .split_views
+            .with_label_values(&[self.name()])
+            .inc();
         let error = FollowError::SplitView {
-            trusted: trusted.checkpoint.size,
+            trusted: floor.checkpoint.size,
             offered: offered.size,
         };
         let kept = self
             .store
             .get()
-            .map(|store| store.files.write_evidence(&trusted.note, note));
+            .map(|store| store.files.write_evidence(&floor.note, note));
         let evidence = match kept {
             Some(Ok(Some(path))) => path.display().to_string(),
             Some(Ok(None)) => return error, // known already
             Some(Err(error)) => format!("not kept: {error}"),
             None => "not kept".to_owned(),
         };
-        self.metrics
-            .split_views
-            .with_label_values(&[self.name()])
-            .inc();
         warn!(
             log = self.name(),
-            trusted_root = %trusted.checkpoint.root,
+            trusted_root = %floor.checkpoint.root,
             offered_root = %offered.root,
             evidence,
             "split view; the trusted checkpoint stays served"

@@ -1,10 +1,11 @@
 //! Takes up after a restart what was trusted before it.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
+use bytes::Bytes;
 use tracing::{info, warn};
 
-use super::{Log, Trusted, verify::VerifiedEdge};
+use super::{Floor, Log, Trusted, verify::VerifiedEdge};
 use crate::{
     cache::{LogStore, files::StoredCheckpoint},
     note::{self, checkpoint::Checkpoint, vkey::VerifierKey},
@@ -12,35 +13,70 @@ use crate::{
 
 impl Log {
     /// Takes up what the cache trusted before this start. Proves it again: a disk is not believed.
-    pub(super) fn restore(&self) {
-        let origins = match &self.options.origin {
-            Some(origin) => vec![origin.clone()],
-            None => self.cache.origins().unwrap_or_default(),
-        };
-        for origin in origins {
-            let store = self.cache.log(&origin);
-            let stored = store.files.read_checkpoints().unwrap_or_default();
-            let found = stored.iter().find_map(|stored| {
-                let restored = restored(stored, &origin, &self.options.keys)?;
-                // An origin nobody named counts only if a known key signed for it.
-                let ours = restored.servable || self.options.origin.is_some();
-                ours.then_some((restored, stored.stored_at))
-            });
-            let Some((trusted, stored_at)) = found else {
+    ///
+    /// An origin that nobody named counts only if a known key signed for it; one that is not taken
+    /// up here is when the log itself names it ([`Log::restore_origin`]).
+    pub(super) fn restore(&self) -> io::Result<()> {
+        if let Some(origin) = &self.options.origin {
+            return self.restore_origin(origin);
+        }
+        for origin in self.cache.origins()? {
+            let stored = self.cache.log(&origin).files.read_checkpoints()?;
+            let ours = |stored| Restored::new(stored, &origin, &self.options.keys);
+            if stored
+                .iter()
+                .filter_map(ours)
+                .any(|restored| restored.verified)
+            {
+                return self.restore_origin(&origin);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up the largest checkpoint that is stored for an origin: as the floor in any case, and
+    /// to be served if a known key signed it and its edge tiles still fold to its root.
+    pub(super) fn restore_origin(&self, origin: &str) -> io::Result<()> {
+        let store = self.cache.log(origin);
+        for stored in store.files.read_checkpoints()? {
+            let Some(restored) = Restored::new(&stored, origin, &self.options.keys) else {
+                self.report_corrupt(&"a stored checkpoint", "it is not one of this log");
                 continue;
             };
+            let Restored {
+                checkpoint,
+                note,
+                edge,
+                verified,
+            } = restored;
+            let (size, served) = (checkpoint.size, verified && edge.is_some());
             info!(
                 log = self.name(),
-                origin,
-                size = trusted.checkpoint.size,
-                servable = trusted.servable,
-                "checkpoint restored from the cache"
+                origin, size, served, "checkpoint restored from the cache"
             );
-            self.following.restored(stored_at);
             self.adopt_store(store);
-            self.serve(trusted);
-            return;
+            self.following.restored(stored.stored_at);
+            self.floor.store(Some(Arc::new(Floor {
+                checkpoint: checkpoint.clone(),
+                note: note.clone(),
+            })));
+            match edge {
+                Some(edge) if verified => self.serve(Trusted {
+                    checkpoint,
+                    note,
+                    edge,
+                }),
+                Some(_) => {
+                    warn!(
+                        log = self.name(),
+                        size, "no known key signed it; it stays the floor"
+                    );
+                }
+                None => self.report_corrupt(&"a checkpoint's edge", "it does not fold to the root"),
+            }
+            return Ok(());
         }
+        Ok(())
     }
 
     /// Sets the log's part of the cache, and counts what is in it, in the background.
@@ -58,21 +94,33 @@ impl Log {
     }
 }
 
-/// A stored checkpoint, if its edge tiles still fold to its root.
-fn restored(stored: &StoredCheckpoint, origin: &str, keys: &[VerifierKey]) -> Option<Trusted> {
-    let (text, servable) = match note::open(&stored.note, keys) {
-        Ok(text) => (text, true),
-        // Signed by a key that was withdrawn since: a floor, and nothing to serve.
-        Err(_) => (note::text_unverified(&stored.note).ok()?, false),
-    };
-    let checkpoint = Checkpoint::parse(text)
-        .ok()
-        .filter(|c| c.origin == origin)?;
-    let edge = VerifiedEdge::prove(&checkpoint, stored.edge_of(&checkpoint)?).ok()?;
-    Some(Trusted {
-        checkpoint,
-        note: stored.note.clone(),
-        edge,
-        servable,
-    })
+/// A stored checkpoint, looked at again.
+struct Restored {
+    checkpoint: Checkpoint,
+    note: Bytes,
+    /// `None` if the stored tiles do not fold to the root any more.
+    edge: Option<VerifiedEdge>,
+    /// Whether a key that is known now signed it. Keys are withdrawn; the floor is not.
+    verified: bool,
+}
+
+impl Restored {
+    /// `None` if it is not a checkpoint of this log.
+    fn new(stored: &StoredCheckpoint, origin: &str, keys: &[VerifierKey]) -> Option<Self> {
+        let (text, verified) = match note::open(&stored.note, keys) {
+            Ok(text) => (text, true),
+            Err(_) => (note::text_unverified(&stored.note).ok()?, false),
+        };
+        let checkpoint = Checkpoint::parse(text)
+            .ok()
+            .filter(|c| c.origin == origin)?;
+        let edge = stored.edge_of(&checkpoint);
+        let edge = edge.and_then(|tiles| VerifiedEdge::prove(&checkpoint, tiles).ok());
+        Some(Self {
+            checkpoint,
+            note: stored.note.clone(),
+            edge,
+            verified,
+        })
+    }
 }

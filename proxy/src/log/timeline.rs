@@ -17,30 +17,29 @@ pub enum Verdict {
     Refresh,
     /// The same size and another root: two histories.
     SplitView,
-    /// The smaller tree must be proven a prefix of the larger one.
+    /// The smaller tree must be proven a prefix of the larger one, before anything can be concluded.
     ProveConsistency {
         /// Size of the smaller tree, whose root must come out of the larger one's tiles.
         old: u64,
         /// Size of the larger tree.
         new: u64,
-        /// Root of the smaller tree, as it was signed.
-        root: Hash,
     },
 }
 
 /// What `offered` means while `trusted` is the checkpoint we serve. Both are of one log.
 pub fn judge(trusted: &Checkpoint, offered: &Checkpoint) -> Verdict {
-    let (smaller, larger) = match offered.size.cmp(&trusted.size) {
-        Ordering::Equal if offered.root == trusted.root => return Verdict::Refresh,
-        Ordering::Equal => return Verdict::SplitView,
+    match offered.size.cmp(&trusted.size) {
+        Ordering::Equal if offered.root == trusted.root => Verdict::Refresh,
+        Ordering::Equal => Verdict::SplitView,
         // Smaller is a lagging mirror only once proven a prefix of ours; else a split view too.
-        Ordering::Less => (offered, trusted),
-        Ordering::Greater => (trusted, offered),
-    };
-    Verdict::ProveConsistency {
-        old: smaller.size,
-        new: larger.size,
-        root: smaller.root,
+        Ordering::Less => Verdict::ProveConsistency {
+            old: offered.size,
+            new: trusted.size,
+        },
+        Ordering::Greater => Verdict::ProveConsistency {
+            old: trusted.size,
+            new: offered.size,
+        },
     }
 }
 
@@ -84,18 +83,14 @@ mod tests {
     #[test]
     fn an_offer_is_judged_by_size_and_root() {
         let trusted = checkpoint(1_000, 1);
-        let prove = |old, new, root| Verdict::ProveConsistency {
-            old,
-            new,
-            root: Hash([root; 32]),
-        };
+        let prove = |old, new| Verdict::ProveConsistency { old, new };
         for (offered, want) in [
             (checkpoint(1_000, 1), Verdict::Refresh),
             (checkpoint(1_000, 2), Verdict::SplitView),
-            (checkpoint(1_001, 2), prove(1_000, 1_001, 1)),
-            (checkpoint(1_001, 1), prove(1_000, 1_001, 1)), // a root may not stay, but tiles say so
-            (checkpoint(999, 2), prove(999, 1_000, 2)),
-            (checkpoint(0, 0), prove(0, 1_000, 0)),
+            (checkpoint(1_001, 2), prove(1_000, 1_001)),
+            (checkpoint(1_001, 1), prove(1_000, 1_001)), // a root may not stay, but tiles say so
+            (checkpoint(999, 2), prove(999, 1_000)),
+            (checkpoint(0, 0), prove(0, 1_000)),
         ] {
             assert_eq!(judge(&trusted, &offered), want, "{offered:?}");
         }

@@ -205,19 +205,6 @@ impl VerifiedBundle {
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
-
-    /// The first `width` entries; `None` if it has fewer.
-    pub fn narrow(&self, width: u16) -> Option<Self> {
-        let bundle = self
-            .bundle
-            .with_width(width)
-            .filter(|b| b.width() <= self.bundle.width())?;
-        let end = bundle::prefix_bytes(&self.bytes, width)?;
-        Some(Self {
-            bundle,
-            bytes: self.bytes.slice(..end),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -293,11 +280,7 @@ mod tests {
         let prove = |width, bytes: Bytes| VerifiedBundle::prove(bundle(width), &bytes, &leaf_tile);
 
         let whole = prove(10, bundle_of(0..10)).expect("proven");
-        assert_eq!(
-            whole.narrow(3).map(|b| b.bytes().clone()),
-            Some(bundle_of(0..3))
-        );
-        assert!(whole.narrow(11).is_none());
+        assert_eq!(whole.bytes(), &bundle_of(0..10));
         // The log has filled it since: what is above our tree is cut off.
         assert_eq!(
             prove(10, bundle_of(0..12)).map(|b| b.bytes().clone()),

@@ -81,8 +81,7 @@ pub fn parse(path: &str) -> Result<Resource, PathError> {
     parse_with(path, parse_index)
 }
 
-/// As [`parse`], and also takes the index as a plain decimal of four or more digits, such as
-/// `tile/0/1234067`.
+/// As [`parse`], and also takes the index as a plain decimal, such as `tile/0/1234067`.
 ///
 /// # Errors
 /// See [`PathError`].

@@ -15,15 +15,9 @@ pub struct Backoff {
 
 impl Backoff {
     /// The pause before repeat `n`, counted from 0; `None` when there have been enough.
-    ///
-    /// An upstream that said when to come back is not asked before that.
-    pub fn pause(self, n: u32, retry_after: Option<Duration>) -> Option<Duration> {
-        (n < self.retries).then(|| {
-            let pause = self
-                .delay
-                .saturating_mul(1_u32.checked_shl(n).unwrap_or(u32::MAX));
-            pause.max(retry_after.unwrap_or_default())
-        })
+    pub fn pause(self, n: u32) -> Option<Duration> {
+        let factor = 1_u32.checked_shl(n).unwrap_or(u32::MAX);
+        (n < self.retries).then(|| self.delay.saturating_mul(factor))
     }
 }
 
@@ -48,17 +42,9 @@ mod tests {
             retries: 2,
             delay: Duration::from_secs(1),
         };
-        let pauses: Vec<_> = (0..3).map(|n| backoff.pause(n, None)).collect();
-        assert_eq!(
-            pauses,
-            [
-                Some(Duration::from_secs(1)),
-                Some(Duration::from_secs(2)),
-                None
-            ]
-        );
-        let asked = Some(Duration::from_secs(7));
-        assert_eq!(backoff.pause(0, asked), asked);
+        let pauses: Vec<_> = (0..3).map(|n| backoff.pause(n)).collect();
+        let seconds = |n| Some(Duration::from_secs(n));
+        assert_eq!(pauses, [seconds(1), seconds(2), None]);
     }
 
     #[test]

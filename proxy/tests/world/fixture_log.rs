@@ -42,6 +42,12 @@ impl FixtureLog {
         fork
     }
 
+    /// The same log under another key.
+    pub(crate) fn signed_by(mut self, secret: u8) -> Self {
+        self.secret = SigningKey::from_bytes(&[secret; 32]);
+        self
+    }
+
     fn seeded(seed: &str, count: usize) -> Self {
         let leaves = (0..count)
             .map(|i| leaf_hash(format!("{seed} {i}").as_bytes()))

@@ -20,6 +20,8 @@ pub(crate) enum Answer {
     Reset(Vec<u8>),
     /// This status, with a page for people.
     Status(u16),
+    /// 429, and how many seconds to leave it alone.
+    Throttle(u32),
 }
 
 /// A log's server.
@@ -154,16 +156,16 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         )
     };
     thread::sleep(delay);
-    let (status, body, sent) = match answer {
-        Answer::Body(body) => (200, body, 1),
-        Answer::Reset(body) => (200, body, 2),
-        Answer::Status(status) => (status, b"<html>sorry</html>".to_vec(), 1),
+    let sorry = b"<html>sorry</html>".to_vec();
+    let (status, more, body, sent) = match answer {
+        Answer::Body(body) => (200, String::new(), body, 1),
+        Answer::Reset(body) => (200, String::new(), body, 2),
+        Answer::Status(status) => (status, String::new(), sorry, 1),
+        Answer::Throttle(seconds) => (429, format!("Retry-After: {seconds}\r\n"), sorry, 1),
     };
     let length = body.len();
-    write!(
-        stream,
-        "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-    )?;
+    let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{more}");
+    write!(stream, "{head}Connection: close\r\n\r\n")?;
     stream.write_all(&body[..length / sent])?;
     stream.flush()
 }
