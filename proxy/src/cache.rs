@@ -19,10 +19,11 @@
 mod durable;
 pub mod files;
 mod lock;
+mod names;
 pub mod slots;
+mod usage;
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -35,15 +36,17 @@ use std::{
 
 use bytes::Bytes;
 use prometheus::IntCounter;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::debug;
 
-pub use self::lock::{LOCK_WAIT, LockError};
 use self::{
     durable::Command,
     files::{Files, StoredCheckpoint, sync_directories, write_and_rename},
-    slots::{Groups, count_records},
+    slots::Groups,
+};
+pub use self::{
+    lock::{LOCK_WAIT, LockError},
+    usage::Usage,
 };
 use crate::{
     log::verify::{VerifiedBundle, VerifiedTile},
@@ -122,25 +125,6 @@ const QUEUE_UNIT: usize = 1_024;
 
 /// Longest wait for room in the queue.
 const STORE_WAIT: Duration = Duration::from_secs(1);
-
-/// Bytes on the disk, against the budget.
-#[derive(Debug)]
-pub struct Usage {
-    /// Bytes stored, as far as they are counted: the scan after a start takes a while.
-    pub bytes: AtomicU64,
-    /// Bytes that may be stored.
-    pub budget: u64,
-    /// Whether the last attempt to store was refused, by the budget or by the disk.
-    pub refusing: AtomicBool,
-    /// Resources that were served and not stored.
-    pub refused: IntCounter,
-}
-
-impl Usage {
-    fn has_room(&self, bytes: u64) -> bool {
-        self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.budget
-    }
-}
 
 /// The cache of this process.
 pub struct Cache {
@@ -347,64 +331,15 @@ impl Cache {
         &self.usage
     }
 
-    /// Numbers the upstream of a log, so that records can name it in four bytes.
-    ///
-    /// # Errors
-    /// When `upstreams.json` cannot be read or written.
-    pub fn name_upstream(&self, store: &LogStore, name: &str, url: &str) -> io::Result<()> {
-        let path = self.base.join("upstreams.json");
-        let mut known = known_upstreams(&path)?;
-        let named = NamedUpstream {
-            name: name.to_owned(),
-            url: url.to_owned(),
-        };
-        let number = match known.iter().find(|(_, upstream)| **upstream == named) {
-            Some((number, _)) => *number,
-            None => {
-                let number = known.keys().next_back().map_or(0, |last| last + 1);
-                known.insert(number, named);
-                write_and_rename(&path, &serde_json::to_vec_pretty(&known)?)?;
-                number
-            }
-        };
-        store.upstream.store(number, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// URL of the upstream with this number.
-    ///
-    /// # Errors
-    /// When `upstreams.json` cannot be read.
-    pub fn upstream_url(&self, number: u32) -> io::Result<Option<String>> {
-        let mut known = known_upstreams(&self.base.join("upstreams.json"))?;
-        Ok(known.remove(&number).map(|upstream| upstream.url))
-    }
-
     /// Counts what is stored for a log. Blocks on the disk for as long as there are group files.
     pub fn count(&self, store: &LogStore) {
-        let (tiles, bytes) = count_directory(&store.directory);
+        let (tiles, bytes) = usage::count_directory(&store.directory);
         store.tiles.fetch_add(tiles, Ordering::Relaxed);
         self.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
         debug!(
             origin = store.origin,
             tiles, bytes, "counted what is stored"
         );
-    }
-}
-
-/// An upstream in `upstreams.json`.
-#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
-struct NamedUpstream {
-    name: String,
-    url: String,
-}
-
-fn known_upstreams(path: &Path) -> io::Result<BTreeMap<u32, NamedUpstream>> {
-    match fs::read(path) {
-        // Only names in records hang on it: a damaged one is begun afresh.
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(error),
     }
 }
 
@@ -424,31 +359,4 @@ fn check_format(path: &Path) -> Result<(), CacheError> {
         }
         Err(error) => Err(in_format(error)),
     }
-}
-
-/// Full tiles and allocated bytes below a directory. What cannot be read counts as nothing.
-fn count_directory(directory: &Path) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let (mut tiles, mut bytes) = (0, 0);
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(metadata) = entry.metadata() else {
-            continue;
-        };
-        if metadata.is_dir() {
-            let (more_tiles, more_bytes) = count_directory(&path);
-            tiles += more_tiles;
-            bytes += more_bytes;
-        } else {
-            bytes += metadata.blocks() * 512; // what st_blocks counts in, on every file system
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "meta")
-            {
-                tiles += count_records(&path).unwrap_or_default();
-            }
-        }
-    }
-    (tiles, bytes)
 }

@@ -1,15 +1,18 @@
 //! Administration: probes, metrics, statistics, sync and refresh.
 //!
-//! Reads are open. What changes something needs the token, or, without one, a caller that is on
-//! this machine and is neither a browser nor a proxy that speaks for somebody else.
+//! Reads are open; who may change something, [`authorize`] says.
+
+mod authorize;
+mod stats;
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 
+use self::{authorize::refusal, stats::stats};
 use super::{
     Service, Site,
     respond::{Reply, json, reply, with},
@@ -93,79 +96,6 @@ pub(super) async fn route(
     }
 }
 
-/// Why this call may not change anything; `None` if it may.
-fn refusal(site: &Site, peer: SocketAddr, headers: &HeaderMap) -> Option<Reply> {
-    let forbidden = |message: &str| Some(json::error(StatusCode::FORBIDDEN, "forbidden", message));
-    let Some(token) = &site.admin.token else {
-        if !site.admin.loopback {
-            return forbidden("no `admin.token` is configured and `admin.loopback` is off");
-        }
-        if !is_local(peer, headers) {
-            return forbidden(
-                "without `admin.token`, only a caller on this machine may do this, \
-                 under a loopback host name and through no proxy or browser",
-            );
-        }
-        return None;
-    };
-    let token = match token.read() {
-        Ok(token) if !token.is_empty() => token,
-        Ok(_) => return forbidden("the configured `admin.token` is empty"),
-        Err(error) => {
-            tracing::warn!(error, "admin token not readable");
-            return forbidden("the configured `admin.token` is not readable");
-        }
-    };
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "));
-    match given {
-        // Compared by digest: how long it takes says nothing about the token.
-        Some(given) if digest(given) == digest(&token) => None,
-        Some(_) => forbidden("not the configured `admin.token`"),
-        None => {
-            let message = "send `Authorization: Bearer <admin.token>`";
-            let reply = json::error(StatusCode::UNAUTHORIZED, "unauthorized", message);
-            Some(with(
-                reply,
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer"),
-            ))
-        }
-    }
-}
-
-fn digest(text: &str) -> crate::tlog::Hash {
-    crate::tlog::Hash::of(text.as_bytes())
-}
-
-/// A caller on this machine that speaks for itself. A local reverse proxy, a mesh sidecar and a
-/// browser all come from loopback too; their headers give them away.
-fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
-    let host = host.parse::<http::uri::Authority>().map_or_else(
-        |_| String::new(),
-        |authority| authority.host().trim_matches(['[', ']']).to_owned(),
-    );
-    let local_name = host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback());
-    let speaks_for_another = headers.keys().any(|name| {
-        let name = name.as_str();
-        name == "origin"
-            || name == "forwarded"
-            || name == "via"
-            || name.starts_with("sec-fetch-")
-            || name.starts_with("x-forwarded-")
-    });
-    peer.ip().to_canonical().is_loopback() && local_name && !speaks_for_another
-}
-
 fn metrics(site: &Site) -> Reply {
     if let Some(service) = site.service.get() {
         let bytes = service.cache.usage().bytes.load(Ordering::Relaxed);
@@ -183,85 +113,6 @@ fn metrics(site: &Site) -> Reply {
         "text/plain; version=0.0.4; charset=utf-8",
         site.metrics.render(),
     )
-}
-
-/// `GET /_admin/cache/stats`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Stats {
-    version: u32,
-    bytes: u64,
-    budget_bytes: u64,
-    logs: Vec<LogStats>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct LogStats {
-    name: String,
-    origin: Option<String>,
-    size: Option<u64>,
-    root: Option<String>,
-    checkpoint_age_seconds: Option<u64>,
-    hits: u64,
-    misses: u64,
-    hit_ratio: f64,
-    tiles: u64,
-    upstreams: Vec<UpstreamStats>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct UpstreamStats {
-    name: String,
-    url: String,
-    healthy: bool,
-    last_error: Option<String>,
-}
-
-fn stats(site: &Site, service: &Service) -> Stats {
-    let (log, usage) = (&service.log, service.cache.usage());
-    let hits = site.metrics.hits.with_label_values(&[log.name()]).get();
-    let misses = site.metrics.misses.with_label_values(&[log.name()]).get();
-    let trusted = log.trusted();
-    let last_error = log
-        .last_refresh()
-        .and_then(Result::err)
-        .map(|error| error.to_string());
-    Stats {
-        version: 1,
-        bytes: usage.bytes.load(Ordering::Relaxed),
-        budget_bytes: usage.budget,
-        logs: vec![LogStats {
-            name: log.name().to_owned(),
-            origin: log.store().map(|store| store.origin().to_owned()),
-            size: trusted.as_ref().map(|trusted| trusted.checkpoint.size),
-            root: trusted
-                .as_ref()
-                .map(|trusted| trusted.checkpoint.root.to_string()),
-            checkpoint_age_seconds: log.served_age().map(|age| age.as_secs()),
-            hits,
-            misses,
-            hit_ratio: if hits + misses == 0 {
-                0.0
-            } else {
-                hits as f64 / (hits + misses) as f64
-            },
-            tiles: log
-                .store()
-                .map_or(0, |store| store.tiles.load(Ordering::Relaxed)),
-            upstreams: log
-                .upstream()
-                .map(|upstream| UpstreamStats {
-                    name: upstream.name().to_owned(),
-                    url: upstream.url().to_string(),
-                    healthy: log.last_refresh().is_some_and(|outcome| outcome.is_ok()),
-                    last_error: last_error.clone(),
-                })
-                .into_iter()
-                .collect(),
-        }],
-    }
 }
 
 /// `GET /_admin/cache/tiles/{L}/{N}`: a stored tile's record.
@@ -385,64 +236,4 @@ async fn refresh(service: &Service) -> Reply {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
     json::error(status, "not_refreshed", &message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse().expect("a name"),
-                    value.parse().expect("a value"),
-                )
-            })
-            .collect()
-    }
-
-    #[test]
-    fn only_a_local_caller_that_speaks_for_itself_is_local() {
-        let loopback = "127.0.0.1:5000";
-        for (peer, pairs, want) in [
-            (loopback, vec![("host", "localhost:8080")], true),
-            (loopback, vec![("host", "127.0.0.1:8080")], true),
-            ("[::1]:5000", vec![("host", "[::1]:8080")], true),
-            ("[::ffff:127.0.0.1]:5000", vec![("host", "localhost")], true), // IPv4 on a v6 socket
-            ("192.0.2.7:5000", vec![("host", "localhost:8080")], false),
-            (loopback, vec![("host", "tiles.example")], false), // DNS rebinding
-            (loopback, vec![("host", "localhost.example")], false),
-            (loopback, vec![], false),
-            (
-                loopback,
-                vec![("host", "localhost"), ("origin", "null")],
-                false,
-            ),
-            (
-                loopback,
-                vec![("host", "localhost"), ("sec-fetch-site", "none")],
-                false,
-            ),
-            (
-                loopback,
-                vec![("host", "localhost"), ("forwarded", "for=192.0.2.7")],
-                false,
-            ),
-            (
-                loopback,
-                vec![("host", "localhost"), ("x-forwarded-for", "192.0.2.7")],
-                false,
-            ),
-            (
-                loopback,
-                vec![("host", "localhost"), ("via", "1.1 mesh")],
-                false,
-            ),
-        ] {
-            let peer: SocketAddr = peer.parse().expect("an address");
-            assert_eq!(is_local(peer, &headers(&pairs)), want, "{peer} {pairs:?}");
-        }
-    }
 }

@@ -1,0 +1,64 @@
+//! Names of upstreams: records have four bytes for one, `upstreams.json` has the rest.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+    sync::atomic::Ordering,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cache, LogStore, files::write_and_rename};
+
+impl Cache {
+    /// Numbers the upstream of a log, so that records can name it in four bytes.
+    ///
+    /// # Errors
+    /// When `upstreams.json` cannot be read or written.
+    pub fn name_upstream(&self, store: &LogStore, name: &str, url: &str) -> io::Result<()> {
+        let path = self.base.join("upstreams.json");
+        let mut known = known_upstreams(&path)?;
+        let named = NamedUpstream {
+            name: name.to_owned(),
+            url: url.to_owned(),
+        };
+        let number = match known.iter().find(|(_, upstream)| **upstream == named) {
+            Some((number, _)) => *number,
+            None => {
+                let number = known.keys().next_back().map_or(0, |last| last + 1);
+                known.insert(number, named);
+                write_and_rename(&path, &serde_json::to_vec_pretty(&known)?)?;
+                number
+            }
+        };
+        store.upstream.store(number, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// URL of the upstream with this number.
+    ///
+    /// # Errors
+    /// When `upstreams.json` cannot be read.
+    pub fn upstream_url(&self, number: u32) -> io::Result<Option<String>> {
+        let mut known = known_upstreams(&self.base.join("upstreams.json"))?;
+        Ok(known.remove(&number).map(|upstream| upstream.url))
+    }
+}
+
+/// An upstream in `upstreams.json`.
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
+struct NamedUpstream {
+    name: String,
+    url: String,
+}
+
+fn known_upstreams(path: &Path) -> io::Result<BTreeMap<u32, NamedUpstream>> {
+    match fs::read(path) {
+        // Only names in records hang on it: a damaged one is begun afresh.
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,87 @@
+//! `GET /_admin/cache/stats`: what is cached, and how the log is followed.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use crate::http::{Service, Site};
+
+/// `GET /_admin/cache/stats`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Stats {
+    version: u32,
+    bytes: u64,
+    budget_bytes: u64,
+    logs: Vec<LogStats>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LogStats {
+    name: String,
+    origin: Option<String>,
+    size: Option<u64>,
+    root: Option<String>,
+    checkpoint_age_seconds: Option<u64>,
+    hits: u64,
+    misses: u64,
+    hit_ratio: f64,
+    tiles: u64,
+    upstreams: Vec<UpstreamStats>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UpstreamStats {
+    name: String,
+    url: String,
+    healthy: bool,
+    last_error: Option<String>,
+}
+
+/// The statistics of this moment.
+pub(super) fn stats(site: &Site, service: &Service) -> Stats {
+    let (log, usage) = (&service.log, service.cache.usage());
+    let hits = site.metrics.hits.with_label_values(&[log.name()]).get();
+    let misses = site.metrics.misses.with_label_values(&[log.name()]).get();
+    let trusted = log.trusted();
+    let last_error = log
+        .last_refresh()
+        .and_then(Result::err)
+        .map(|error| error.to_string());
+    Stats {
+        version: 1,
+        bytes: usage.bytes.load(Ordering::Relaxed),
+        budget_bytes: usage.budget,
+        logs: vec![LogStats {
+            name: log.name().to_owned(),
+            origin: log.store().map(|store| store.origin().to_owned()),
+            size: trusted.as_ref().map(|trusted| trusted.checkpoint.size),
+            root: trusted
+                .as_ref()
+                .map(|trusted| trusted.checkpoint.root.to_string()),
+            checkpoint_age_seconds: log.served_age().map(|age| age.as_secs()),
+            hits,
+            misses,
+            hit_ratio: if hits + misses == 0 {
+                0.0
+            } else {
+                hits as f64 / (hits + misses) as f64
+            },
+            tiles: log
+                .store()
+                .map_or(0, |store| store.tiles.load(Ordering::Relaxed)),
+            upstreams: log
+                .upstream()
+                .map(|upstream| UpstreamStats {
+                    name: upstream.name().to_owned(),
+                    url: upstream.url().to_string(),
+                    healthy: log.last_refresh().is_some_and(|outcome| outcome.is_ok()),
+                    last_error: last_error.clone(),
+                })
+                .into_iter()
+                .collect(),
+        }],
+    }
+}
