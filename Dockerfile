@@ -1,8 +1,10 @@
 # The image for everyone who has a container engine; `cargo xtask image` writes the same one without.
 #
 #   docker build -t tile-proxy .
-#   docker run -p 8080:8080 -v "$PWD/examples/tile-proxy.yaml:/etc/tile-proxy/config.yaml:ro" \
+#   docker run -p 8080:8080 -v "$PWD/tile-proxy.yaml:/etc/tile-proxy/config.yaml:ro" \
 #     tile-proxy serve --config /etc/tile-proxy/config.yaml
+#
+# with a tile-proxy.yaml such as examples/tile-proxy.yaml.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
