@@ -5,7 +5,7 @@
 //! the lock is left.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -20,8 +20,8 @@ use crate::{
     http::{AdminPolicy, Listener, Role, Server, Service, Site},
     log::{Log, LogOptions},
     metrics::Metrics,
-    note::vkey::VerifierKey,
     sync::Syncs,
+    trust::TrustedKeys,
     upstream::{Upstream, retry::Backoff},
 };
 
@@ -39,10 +39,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     }
     // `check` gives at least one.
     let log_settings = settings.logs.first().context("no log is configured")?;
-    let keys = read_keys(log_settings)?;
+    let keys = TrustedKeys::read(&log_settings.keys)?;
     let metrics = Arc::new(Metrics::new()?);
     let site = Arc::new(Site {
         service: OnceLock::new(),
+        was_ready: AtomicBool::new(false),
         metrics: Arc::clone(&metrics),
         admin: AdminPolicy {
             token: config.admin.token.clone(),
@@ -121,34 +122,10 @@ pub fn is_cache_busy(error: &anyhow::Error) -> bool {
     )
 }
 
-/// The verifier keys of a log.
-///
-/// # Errors
-/// When one cannot be read or is not a key; says which.
-pub fn read_keys(log: &LogSettings) -> anyhow::Result<Vec<VerifierKey>> {
-    let mut keys = Vec::new();
-    for (i, source) in log.keys.iter().enumerate() {
-        let place = || format!("tile_proxy.public_keys[{i}] ({source:?})");
-        let text = source
-            .read()
-            .map_err(|error| anyhow!(error))
-            .with_context(place)?;
-        // A file may hold several keys, one a line, while they rotate.
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            keys.push(line.parse::<VerifierKey>().with_context(place)?);
-        }
-    }
-    anyhow::ensure!(
-        !keys.is_empty(),
-        "tile_proxy.public_keys: the files hold no key"
-    );
-    Ok(keys)
-}
-
 async fn open(
     settings: &Settings,
     log: &LogSettings,
-    keys: Vec<VerifierKey>,
+    keys: TrustedKeys,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Service> {
     let config = &settings.config;

@@ -163,6 +163,9 @@ impl LogStore {
 impl Cache {
     /// Opens the cache at `base`, and waits up to [`LOCK_WAIT`] for another process to leave it.
     ///
+    /// Uses at most `disk_budget` bytes, and at most nine tenths of the file system, which may be
+    /// smaller than whoever set the budget thinks: the rest is for checkpoints.
+    ///
     /// Looks at no tile: a start takes as long on a full cache as on an empty one.
     ///
     /// # Errors
@@ -184,7 +187,7 @@ impl Cache {
         sync_directories(&base.join("tiles"), base).map_err(in_base)?;
         let usage = Arc::new(Usage {
             bytes: AtomicU64::new(0),
-            budget: disk_budget,
+            budget: disk_budget.min(usage::most_of_disk(base).map_err(in_base)?),
             refusing: AtomicBool::new(false),
             refused,
         });

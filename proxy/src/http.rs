@@ -10,7 +10,7 @@ mod tiles;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -36,6 +36,8 @@ pub enum Role {
 pub struct Site {
     /// Set once the cache is open; until then the process is alive and not ready.
     pub service: OnceLock<Service>,
+    /// Set once the process was ready: it stays so until it ends.
+    pub was_ready: AtomicBool,
     /// For everybody.
     pub metrics: Arc<Metrics>,
     /// Who may change things.

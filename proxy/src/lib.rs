@@ -19,6 +19,7 @@
 //! | [`note`] | signed notes, verifier keys, checkpoints |
 //! | [`sync`] | scheduled prefetch |
 //! | [`tlog`] | hashes, tiles, paths, bundles, edge tiles, consistency |
+//! | [`trust`] | which keys may sign, and reading them again |
 //! | [`upstream`] | bytes from a log, within limits; unverified |
 
 pub mod app;
@@ -31,4 +32,5 @@ pub mod metrics;
 pub mod note;
 pub mod sync;
 pub mod tlog;
+pub mod trust;
 pub mod upstream;

@@ -30,11 +30,12 @@ use self::{
 use crate::{
     cache::{Body, Cache, LogStore},
     metrics::Metrics,
-    note::{checkpoint::Checkpoint, vkey::VerifierKey},
+    note::checkpoint::Checkpoint,
     tlog::{
         path::Resource,
         tile::{Tile, width_in},
     },
+    trust::TrustedKeys,
     upstream::Upstream,
 };
 
@@ -58,14 +59,14 @@ struct Floor {
 }
 
 /// How a log is followed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LogOptions {
     /// Name in paths and metrics.
     pub name: String,
     /// First line of its checkpoints; `None` is learned from the first verified one.
     pub origin: Option<String>,
     /// Who may sign its checkpoints.
-    pub keys: Vec<VerifierKey>,
+    pub keys: TrustedKeys,
     /// How often a newer checkpoint is asked for.
     pub refresh_interval: Duration,
     /// Longest wait of a client.
@@ -146,6 +147,12 @@ impl Log {
     /// The tree that is served now.
     pub fn trusted(&self) -> Option<Arc<Trusted>> {
         self.trusted.load_full()
+    }
+
+    /// Whether there is a history and none of it can be served: no key that is known now signed the
+    /// largest checkpoint, or its edge is damaged.
+    pub fn is_barred(&self) -> bool {
+        self.trusted.load().is_none() && self.floor.load().is_some()
     }
 
     /// Time since the log last confirmed what is served; `None` if not since this start.

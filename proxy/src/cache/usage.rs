@@ -1,7 +1,7 @@
 //! Bytes on the disk, against the budget.
 
 use std::{
-    fs,
+    fs, io,
     path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -27,6 +27,13 @@ impl Usage {
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.budget
     }
+}
+
+/// Nine tenths of the file system that `base` is on, in bytes.
+pub(super) fn most_of_disk(base: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(base)?;
+    let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+    Ok(total - total / 10)
 }
 
 /// Full tiles and allocated bytes below a directory. What cannot be read counts as nothing.

@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::{EXIT_CONFIG, fail, serve::tracing_filter};
 use crate::{
-    app,
     config::{Config, Settings},
+    trust::TrustedKeys,
 };
 
 /// Say whether a configuration is valid, and what it means, without starting anything.
@@ -51,7 +51,7 @@ pub(super) fn settings(file: &std::path::Path) -> Result<Settings, ExitCode> {
         ExitCode::from(EXIT_CONFIG)
     })?;
     for log in &settings.logs {
-        app::read_keys(log).map_err(|error| fail(EXIT_CONFIG, &error))?;
+        TrustedKeys::read(&log.keys).map_err(|error| fail(EXIT_CONFIG, &error))?;
     }
     tracing_filter(&settings.config.log).map_err(|error| fail(EXIT_CONFIG, &error))?;
     Ok(settings)

@@ -23,8 +23,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Restarts of a replica that a sync outlives.
 const MAX_RESTARTS: u32 = 3;
 
-/// Calls in a row that may fail before a replica counts as lost.
-const LOST_AFTER: u32 = 10;
+/// Calls in a row that may fail before a replica counts as lost: at one a second, as long as a
+/// replaced pod may take.
+const LOST_AFTER: u32 = 120;
 
 /// Have replicas prefetch the newest entries of their log, and wait until they have.
 ///
@@ -50,7 +51,7 @@ pub(super) struct Sync {
     #[arg(long, value_name = "ENTRIES")]
     depth: Option<u64>,
     /// Longest time for all of it.
-    #[arg(long, value_name = "DURATION", default_value = "50m")]
+    #[arg(long, value_name = "DURATION", default_value = "45m")]
     timeout: Interval,
 }
 

@@ -60,7 +60,7 @@ pub(super) async fn route(
     };
     let refused = || refusal(site, peer, request.headers());
     match path {
-        "ready" if reading => json::ok(&serde_json::json!({"status": "ready"})),
+        "ready" if reading => ready(site, service),
         "cache/stats" if reading => json::ok(&stats(site, service)),
         "cache/sync" if reading => match service.syncs.progress() {
             Some(progress) => json::ok(&progress),
@@ -94,6 +94,20 @@ pub(super) async fn route(
             "under /_admin are health, ready, metrics, refresh, cache/stats, cache/sync, cache/tiles",
         ),
     }
+}
+
+/// Ready means: the configuration is loaded, the cache is ours, and if there is a history of the
+/// log, it can be served. Keys that did not sign it make a new process unready, so that a rollout
+/// stops at the first replica; an absent log makes none unready. Once ready, always ready: what
+/// happens to keys and disks later must not take every replica out of service at once.
+fn ready(site: &Site, service: &Service) -> Reply {
+    if service.log.is_barred() && !site.was_ready.load(Ordering::Relaxed) {
+        let message =
+            "no configured key signed the checkpoint in the cache, or its tiles are damaged";
+        return json::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message);
+    }
+    site.was_ready.store(true, Ordering::Relaxed);
+    json::ok(&serde_json::json!({"status": "ready"}))
 }
 
 fn metrics(site: &Site) -> Reply {

@@ -70,17 +70,17 @@ impl Following {
 }
 
 impl Log {
-    /// Refreshes for ever, once a `refresh_interval`. Returns at once in offline mode.
+    /// Refreshes for ever, once a `refresh_interval`; in offline mode, only the keys.
     pub async fn follow(self: Arc<Self>) {
-        if self.upstream.is_none() {
-            return;
-        }
         let mut ticks = tokio::time::interval(self.options.refresh_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            // Reported where it happens; the next tick tries again.
-            let _ = self.refresh().await;
+            self.reload_keys();
+            if self.upstream.is_some() {
+                // Reported where it happens; the next tick tries again.
+                let _ = self.refresh().await;
+            }
         }
     }
 
@@ -234,7 +234,7 @@ impl Log {
 
     /// The checkpoint that a known key signed for this log.
     fn open(&self, note: &[u8]) -> Result<Checkpoint, FollowError> {
-        let offered = Checkpoint::parse(note::open(note, &self.options.keys)?)?;
+        let offered = Checkpoint::parse(note::open(note, &self.options.keys.current())?)?;
         let known = self.store.get().map(|store| store.origin());
         match self.options.origin.as_deref().or(known) {
             Some(want) if want != offered.origin => Err(FollowError::Origin {

@@ -9,6 +9,7 @@ use super::{Floor, Log, Trusted, verify::VerifiedEdge};
 use crate::{
     cache::{LogStore, files::StoredCheckpoint},
     note::{self, checkpoint::Checkpoint, vkey::VerifierKey},
+    trust::Reload,
 };
 
 impl Log {
@@ -22,7 +23,7 @@ impl Log {
         }
         for origin in self.cache.origins()? {
             let stored = self.cache.log(&origin).files.read_checkpoints()?;
-            let ours = |stored| Restored::new(stored, &origin, &self.options.keys);
+            let ours = |stored| Restored::new(stored, &origin, &self.options.keys.current());
             if stored
                 .iter()
                 .filter_map(ours)
@@ -34,12 +35,46 @@ impl Log {
         Ok(())
     }
 
-    /// Takes up the largest checkpoint that is stored for an origin: as the floor in any case, and
-    /// to be served if a known key signed it and its edge tiles still fold to its root.
+    /// Takes up what is stored for an origin, if there is anything.
     pub(super) fn restore_origin(&self, origin: &str) -> io::Result<()> {
         let store = self.cache.log(origin);
+        if self.take_up(&store)? {
+            self.adopt_store(store);
+        }
+        Ok(())
+    }
+
+    /// Reads the keys again. If they are others, what is served is what they signed: a key that was
+    /// withdrawn ends the serving of its checkpoint, not its being the floor.
+    pub(super) fn reload_keys(&self) {
+        match self.options.keys.reload() {
+            Reload::Unchanged => return,
+            Reload::Failed(error) => {
+                warn!(
+                    log = self.name(),
+                    error, "keys not read again; the ones before stay"
+                );
+                return;
+            }
+            Reload::Changed => {
+                let keys = self.options.keys.current().len();
+                info!(log = self.name(), keys, "keys changed");
+            }
+        }
+        if let Some(store) = self.store.get()
+            && let Err(error) = self.take_up(store)
+        {
+            warn!(log = self.name(), %error, "cannot read what was trusted before");
+        }
+    }
+
+    /// Takes up the largest stored checkpoint: as the floor in any case, and to be served if a known
+    /// key signed it and its edge tiles still fold to its root. Returns whether there is one.
+    fn take_up(&self, store: &LogStore) -> io::Result<bool> {
+        let origin = store.origin();
         for stored in store.files.read_checkpoints()? {
-            let Some(restored) = Restored::new(&stored, origin, &self.options.keys) else {
+            let keys = self.options.keys.current();
+            let Some(restored) = Restored::new(&stored, origin, &keys) else {
                 self.report_corrupt(&"a stored checkpoint", "it is not one of this log");
                 continue;
             };
@@ -52,9 +87,8 @@ impl Log {
             let (size, served) = (checkpoint.size, verified && edge.is_some());
             info!(
                 log = self.name(),
-                origin, size, served, "checkpoint restored from the cache"
+                origin, size, served, "checkpoint taken up from the cache"
             );
-            self.adopt_store(store);
             self.following.restored(stored.stored_at);
             self.floor.store(Some(Arc::new(Floor {
                 checkpoint: checkpoint.clone(),
@@ -67,16 +101,20 @@ impl Log {
                     edge,
                 }),
                 Some(_) => {
+                    self.trusted.store(None);
                     warn!(
                         log = self.name(),
                         size, "no known key signed it; it stays the floor"
                     );
                 }
-                None => self.report_corrupt(&"a checkpoint's edge", "it does not fold to the root"),
+                None => {
+                    self.trusted.store(None);
+                    self.report_corrupt(&"a checkpoint's edge", "it does not fold to the root");
+                }
             }
-            return Ok(());
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Sets the log's part of the cache, and counts what is in it, in the background.

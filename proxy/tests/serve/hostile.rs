@@ -174,7 +174,15 @@ fn another_key_is_held_against_what_the_first_one_signed() {
     // The origin was learned, not configured; the key is another one from now on.
     let fork = Arc::new(FixtureLog::forked(60_000, 71_000).signed_by(9));
     upstream.becomes(&fork, 300);
-    let proxy = Proxy::ready(&upstream.url(), &fork.vkey(), cache.path());
+    let proxy = Proxy::start(&upstream.url(), &fork.vkey(), cache.path(), "");
+    eventually("the floor is held against it", || {
+        proxy.get("/checkpoint").text().contains("cannot prove")
+    });
+    assert_eq!(
+        proxy.get("/_admin/ready").status,
+        503,
+        "a rollout must stop here"
+    );
     assert_eq!(
         proxy.get("/checkpoint").status,
         503,
@@ -212,6 +220,8 @@ fn a_split_view_is_kept_as_evidence_and_not_followed() {
         upstream.becomes(&fork, fork.size());
         let series = "tile_proxy_split_views_total{log=\"default\"}";
         eventually(case, || proxy.metric(series) >= 1.0);
+        let says = "split view; the trusted checkpoint stays served";
+        eventually("it is said", || proxy.printed(says).len() == 1);
         assert_eq!(proxy.get("/checkpoint").body, trusted, "{case}");
         let kept = find(cache.path(), "offered.checkpoint");
         assert_eq!(kept.len(), 1, "{case}");
@@ -221,8 +231,6 @@ fn a_split_view_is_kept_as_evidence_and_not_followed() {
             std::fs::read(kept[0].with_file_name("trusted.checkpoint")).ok(),
             Some(trusted)
         );
-        let says = "split view; the trusted checkpoint stays served";
-        eventually("it is said", || proxy.printed(says).len() == 1);
     }
 }
 

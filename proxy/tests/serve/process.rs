@@ -122,7 +122,10 @@ fn a_damaged_checkpoint_is_not_replaced_by_an_older_one() {
     let edge = find(cache.path(), "70000.edge").remove(0);
     std::fs::write(edge, b"rot").expect("written");
     upstream.disappears();
-    let proxy = Proxy::ready(&upstream.url(), &log.vkey(), cache.path());
+    let proxy = Proxy::start(&upstream.url(), &log.vkey(), cache.path(), "");
+    eventually("the damage is seen", || {
+        !proxy.printed("does not fold to the root").is_empty()
+    });
     assert_eq!(
         proxy.get("/checkpoint").status,
         503,
@@ -179,4 +182,32 @@ fn a_bad_configuration_stops_before_a_port_opens() {
         let stderr = String::from_utf8_lossy(&serve.stderr);
         assert!(stderr.contains(says), "{text}: {stderr}");
     }
+}
+
+#[test]
+fn a_rotated_key_is_taken_up_without_a_restart() {
+    let log = Arc::new(FixtureLog::with_entries(300));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let keys = cache.path().join("keys");
+    std::fs::write(&keys, log.vkey()).expect("written");
+    let source = format!("file:{}", keys.display());
+    let proxy = Proxy::ready(&upstream.url(), &source, cache.path());
+    assert_eq!(proxy.get("/checkpoint").status, 200);
+
+    let rotated = Arc::new(FixtureLog::with_entries(300).signed_by(9));
+    std::fs::write(&keys, rotated.vkey()).expect("written");
+    eventually("the withdrawn key's note is not served", || {
+        proxy.get("/checkpoint").status == 502
+    });
+    upstream.becomes(&rotated, 300);
+    eventually("the new key's is", || {
+        proxy.get("/checkpoint").status == 200
+    });
+    assert_eq!(proxy.get("/checkpoint").body, rotated.checkpoint(300));
+    assert_eq!(
+        proxy.get("/_admin/ready").status,
+        200,
+        "ready all the while"
+    );
 }
