@@ -59,11 +59,16 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     }
 
     let mut outcomes: Vec<(&str, Duration, Option<Error>)> = Vec::new();
+    let mut tests_passed = 0;
     for (name, check) in &steps {
         let started = Instant::now();
         let step = progress.step(*name);
         let error = match check(&step) {
             Ok(outcome) => {
+                tests_passed += outcome
+                    .strip_suffix(PASSED)
+                    .and_then(|count| count.parse::<u64>().ok())
+                    .unwrap_or_default();
                 step.done(outcome);
                 None
             }
@@ -91,6 +96,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     if args.no_cluster {
         println!("{:<18} {:>10}  left out by --no-cluster", "end to end", "");
     }
+    let failed = outcomes.iter().filter(|(_, _, e)| e.is_some()).count();
+    println!("\n{tests_passed}{PASSED}, {failed} failed");
     let passed = outcomes.len() == steps.len() && outcomes.iter().all(|(_, _, e)| e.is_none());
     Ok(if passed {
         ExitCode::SUCCESS
@@ -223,8 +230,12 @@ fn summary(output: &str) -> String {
         let (_, rest) = line.split_once("test result: ok. ")?;
         rest.split(' ').next()?.parse().ok()
     };
-    format!("{} passed", output.lines().filter_map(passed).sum::<u64>())
+    let count = output.lines().filter_map(passed).sum::<u64>();
+    format!("{count}{PASSED}")
 }
+
+/// How a step that ran tests ends its word about the outcome.
+const PASSED: &str = " passed";
 
 /// The newest release that builds with our toolchain.
 const CARGO_DENY: &str = "0.20.2";
