@@ -30,7 +30,7 @@ use super::validate::ValidProxy;
 
 pub use self::{
     claim::{ClaimPlan, capacity, is_bound, plan as plan_claim, requested},
-    config_map::TOKEN_FILE,
+    config_map::{TOKEN_FILE, keep_files_in_use},
 };
 
 /// Port of clients.

@@ -6,6 +6,8 @@
 //!    nobody has tried it yet; then only the first one does.
 //! 3. A replica that serves changes only while every other one exists and serves.
 //!
+//! The configuration is part of this: a replica that is held keeps the file it was started with.
+//!
 //! So a template that never becomes ready stops at the first replica, and taking it back reaches
 //! that replica at once, because the others still run what is asked for.
 
@@ -15,7 +17,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt as _;
 
 use super::{
-    build::{Allowed, Prepared, Resources},
+    build::{Allowed, Prepared, Resources, keep_files_in_use},
     names::TEMPLATE_ANNOTATION,
     observe::{Existing, find},
 };
@@ -58,11 +60,12 @@ impl Standing {
     }
 }
 
-/// Holds back the replicas of `desired` that may not change yet.
+/// Holds back the replicas of `desired` that may not change yet, and keeps the configuration they
+/// run with.
 pub fn next_step(desired: Resources<Prepared>, existing: &Resources<Existing>) -> Step {
     let Resources {
         claims,
-        config_maps,
+        mut config_maps,
         cron_jobs,
         deployments,
         disruption_budgets,
@@ -70,6 +73,11 @@ pub fn next_step(desired: Resources<Prepared>, existing: &Resources<Existing>) -
         services,
         state: PhantomData,
     } = desired;
+    for config_map in &mut config_maps {
+        if let Some(found) = find(&existing.config_maps, &config_map.name_any()) {
+            keep_files_in_use(config_map, found, &existing.deployments);
+        }
+    }
 
     let standings: Vec<Standing> = deployments
         .iter()
@@ -119,6 +127,31 @@ fn may_change(standings: &[Standing]) -> Vec<bool> {
         .collect()
 }
 
+/// Takes those out of `deployments` that `lacks` what their pods need, by name: with an object of
+/// someone else in its place a pod would start all the same, and run with the wrong one. Those that
+/// are thereby kept from the spec are added to `held`.
+pub fn withhold(
+    deployments: Vec<Deployment>,
+    existing: &[Deployment],
+    held: &mut BTreeSet<String>,
+    lacks: impl Fn(&str) -> bool,
+) -> Vec<Deployment> {
+    let (withheld, allowed): (Vec<_>, Vec<_>) = deployments
+        .into_iter()
+        .partition(|deployment| lacks(&deployment.name_any()));
+    for deployment in withheld {
+        if !runs(existing, &deployment) {
+            held.insert(deployment.name_any());
+        }
+    }
+    allowed
+}
+
+/// Whether one of `existing` is `desired` with the same pod template.
+pub fn runs(existing: &[Deployment], desired: &Deployment) -> bool {
+    find(existing, &desired.name_any()).is_some_and(|found| same_template(desired, found))
+}
+
 /// Whether `existing` was last given the pod template of `desired`.
 pub fn same_template(desired: &Deployment, existing: &Deployment) -> bool {
     let digest =
@@ -153,6 +186,76 @@ pub fn stalled(deployment: &Deployment) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::{build::build, fixture::valid};
+
+    fn found(resources: Resources<Prepared>) -> Resources<Existing> {
+        let Resources {
+            claims,
+            config_maps,
+            cron_jobs,
+            deployments,
+            disruption_budgets,
+            service_accounts,
+            services,
+            state: PhantomData,
+        } = resources;
+        Resources {
+            claims,
+            config_maps,
+            cron_jobs,
+            deployments,
+            disruption_budgets,
+            service_accounts,
+            services,
+            state: PhantomData,
+        }
+    }
+
+    #[test]
+    fn a_held_replica_keeps_the_configuration_it_was_started_with() {
+        let files = |resources: &Resources<Allowed>| {
+            let data = resources.config_maps[0].data.clone();
+            data.unwrap_or_default().into_values().collect::<Vec<_>>()
+        };
+        let old = build(&valid(|_| {}));
+        let old_file = old.config_maps[0].data.clone().unwrap_or_default();
+        let old_file: Vec<String> = old_file.into_values().collect();
+        let new = || {
+            build(&valid(|p| {
+                p.spec.origin = "rome.example.net/2026h2".to_owned();
+            }))
+        };
+
+        let mut existing = found(old);
+        let step = next_step(new(), &existing);
+        assert_eq!(files(&step.resources).len(), 2);
+        assert!(files(&step.resources).contains(&old_file[0]));
+        // Taken back: nothing remembers the new one any more.
+        let back = next_step(build(&valid(|_| {})), &existing);
+        assert_eq!(files(&back.resources), old_file);
+
+        // Everyone runs the new one: the old file goes.
+        existing.config_maps = step.resources.config_maps;
+        existing.deployments = new().deployments;
+        let step = next_step(new(), &existing);
+        assert_eq!(files(&step.resources).len(), 1);
+        assert!(!files(&step.resources).contains(&old_file[0]));
+    }
+
+    #[test]
+    fn a_replica_without_its_own_volume_is_not_written() {
+        let desired = build(&valid(|_| {})).deployments;
+        let mut held = BTreeSet::new();
+        let lacks = |name: &str| name == "rome2026h1-replica-1";
+        let allowed = withhold(desired.clone(), &[], &mut held, lacks);
+        assert_eq!(allowed, desired[..1]);
+        assert_eq!(held, BTreeSet::from(["rome2026h1-replica-1".to_owned()]));
+
+        // One that runs the spec already is only not repaired.
+        held.clear();
+        withhold(desired.clone(), &desired, &mut held, lacks);
+        assert!(held.is_empty());
+    }
 
     const MISSING: Standing = Standing::Missing;
     const OLD: Standing = Standing::Outdated { ready: true };

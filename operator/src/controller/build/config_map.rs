@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use tile_proxy::config::{self, Config, Interval, Size, Source};
 
-use super::child_meta;
+use super::{child_meta, digest};
 use crate::{
     controller::validate::{ValidCache, ValidKey, ValidProxy, ValidUpstream},
     crd::Mode,
@@ -23,9 +23,6 @@ pub(super) const ADMIN_PATH: &str = "/etc/tile-proxy/admin";
 /// Where public keys from Secrets and ConfigMaps are mounted, each below its position in the list.
 pub(super) const KEYS_PATH: &str = "/etc/tile-proxy/keys";
 
-/// The file in [`CONFIG_PATH`].
-pub(super) const CONFIG_FILE: &str = "config.yaml";
-
 /// The file in [`ADMIN_PATH`], which is the key of the Secret.
 pub const TOKEN_FILE: &str = "token";
 
@@ -34,10 +31,48 @@ pub(super) fn config_map(proxy: &ValidProxy, configuration: &str) -> ConfigMap {
     ConfigMap {
         metadata: child_meta(proxy, proxy.names.config_map()),
         data: Some(BTreeMap::from([(
-            CONFIG_FILE.to_owned(),
+            file_name(configuration),
             configuration.to_owned(),
         )])),
         ..ConfigMap::default()
+    }
+}
+
+/// The file with `configuration`. Its content names it, so that a replica that is held back reads
+/// what it was started with, even if its pod restarts.
+fn file_name(configuration: &str) -> String {
+    let digest = digest(&configuration);
+    format!("config-{}.yaml", digest.get(..16).unwrap_or(&digest))
+}
+
+/// Where a replica finds `configuration`.
+pub(super) fn file_path(configuration: &str) -> String {
+    format!("{CONFIG_PATH}/{}", file_name(configuration))
+}
+
+/// Copies into `desired` the files of `existing` that one of `deployments` still starts with. A file
+/// that none of them names is dropped.
+pub fn keep_files_in_use(
+    desired: &mut ConfigMap,
+    existing: &ConfigMap,
+    deployments: &[Deployment],
+) {
+    let files = existing.data.iter().flatten();
+    let in_use = files.filter(|(file, _)| {
+        let path = format!("{CONFIG_PATH}/{file}");
+        deployments.iter().any(|deployment| {
+            let pod = deployment.spec.template.spec.as_ref();
+            let containers = pod.map(|pod| pod.containers.as_slice());
+            containers
+                .unwrap_or_default()
+                .iter()
+                .flat_map(|container| container.args.iter().flatten())
+                .any(|arg| *arg == path)
+        })
+    });
+    let data = desired.data.get_or_insert_default();
+    for (file, text) in in_use {
+        data.entry(file.clone()).or_insert_with(|| text.clone());
     }
 }
 

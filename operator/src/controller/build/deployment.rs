@@ -25,7 +25,7 @@ use k8s_openapi::{
 
 use super::{
     ADMIN_PORT, CLIENT_PORT, child_meta,
-    config_map::{CACHE_PATH, CONFIG_FILE, CONFIG_PATH, KEY_FILE, KEYS_PATH},
+    config_map::{self, CACHE_PATH, CONFIG_PATH, KEY_FILE, KEYS_PATH},
     digest, pod,
 };
 use crate::controller::{
@@ -55,7 +55,7 @@ pub(super) fn replica(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> 
             labels: Some(pod::labels(proxy, proxy.names.ordinal(ordinal))),
             ..ObjectMeta::default()
         }),
-        spec: Some(pod_spec(proxy, ordinal)),
+        spec: Some(pod_spec(proxy, ordinal, configuration)),
     };
     let mut metadata = child_meta(proxy, proxy.names.replica(ordinal));
     let labels = metadata.labels.get_or_insert_default();
@@ -85,7 +85,7 @@ pub(super) fn replica(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> 
     }
 }
 
-fn pod_spec(proxy: &ValidProxy, ordinal: u16) -> PodSpec {
+fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
     let (admin, admin_mount) = pod::admin_token(proxy);
     let mut volumes = vec![
         Volume {
@@ -127,7 +127,7 @@ fn pod_spec(proxy: &ValidProxy, ordinal: u16) -> PodSpec {
             args: Some(vec![
                 "serve".to_owned(),
                 "--config".to_owned(),
-                format!("{CONFIG_PATH}/{CONFIG_FILE}"),
+                config_map::file_path(configuration),
             ]),
             lifecycle: Some(Lifecycle {
                 pre_stop: Some(LifecycleHandler {
