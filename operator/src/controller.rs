@@ -171,31 +171,37 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
     let outcome = if valid.paused {
         leave(&valid, step, observed.children)
     } else {
+        let children = &observed.children;
         let applied = apply(
             &ctx.client,
             &ctx.memory,
             &ctx.metrics,
             &valid,
             step,
-            &observed.children,
+            children,
         );
-        match applied.await {
-            Ok(outcome) => outcome,
-            Err(error) if error.namespace_is_terminating() => return Ok(Action::await_change()),
-            Err(error) => {
-                update_status(ctx, proxy, status::failed(proxy, &error, now())).await?;
-                return Err(error.into());
-            }
+        let mut outcome = applied.await;
+        if outcome.failure.as_ref().is_none_or(ApplyError::is_refusal) {
+            let settled = outcome.is_settled(valid.replicas);
+            let secret = keep_admin_secret(ctx, proxy, &valid, settled).await;
+            outcome.failure = outcome.failure.or_else(|| secret.err());
         }
+        outcome
     };
-    let status = status::applied(proxy, &valid, &outcome, now());
-    let settled = status.ready_replicas == i32::from(valid.replicas) && outcome.held.is_empty();
-    if !valid.paused {
-        keep_admin_secret(ctx, proxy, &valid, settled).await?;
+    if outcome
+        .failure
+        .as_ref()
+        .is_some_and(ApplyError::namespace_is_terminating)
+    {
+        return Ok(Action::await_change());
     }
-    let blocked = !outcome.conflicts.is_empty();
-    update_status(ctx, proxy, status).await?;
-    Ok(Action::requeue(if settled && !blocked {
+    // Also after a failure: what did go through is there, and the rest is what it is about.
+    update_status(ctx, proxy, status::applied(proxy, &valid, &outcome, now())).await?;
+    let settled = outcome.is_settled(valid.replicas) && outcome.conflicts.is_empty();
+    if let Some(failure) = outcome.failure {
+        return Err(failure.into());
+    }
+    Ok(Action::requeue(if settled {
         ctx.resync
     } else {
         UNSETTLED_INTERVAL
@@ -209,7 +215,7 @@ async fn keep_admin_secret(
     proxy: &TileProxy,
     valid: &ValidProxy,
     settled: bool,
-) -> Result<(), Error> {
+) -> Result<(), ApplyError> {
     let uid = proxy.uid().unwrap_or_default();
     let seen = ctx
         .secrets

@@ -20,7 +20,8 @@ use crate::{
     crd::{InstanceStatus, TileProxy, TileProxyStatus, VolumeStatus},
 };
 
-/// The status of a TileProxy whose children were applied, or left alone because it is paused.
+/// The status of a TileProxy whose children were applied as far as possible, or left alone because
+/// it is paused.
 pub fn applied(
     proxy: &TileProxy,
     valid: &ValidProxy,
@@ -45,8 +46,13 @@ pub fn applied(
     ];
     let schedule = cron_job.and_then(|job| job.status.as_ref());
     let old = proxy.status.clone().unwrap_or_default();
+    // Without an answer from the API server, this generation has not been taken over yet.
+    let generation = match &outcome.failure {
+        Some(failure) if !failure.is_refusal() => old.observed_generation,
+        _ => proxy.metadata.generation,
+    };
     TileProxyStatus {
-        observed_generation: proxy.metadata.generation,
+        observed_generation: generation,
         replicas: count(replicas.iter().filter(|r| r.deployment.is_some()).count()),
         ready_replicas: count(ready),
         ready: format!("{ready}/{}", valid.replicas),
@@ -55,7 +61,7 @@ pub fn applied(
         last_sync_time: schedule.and_then(|status| status.last_schedule_time.clone()),
         last_successful_sync_time: schedule.and_then(|status| status.last_successful_time.clone()),
         instances: replicas.iter().map(Replica::status).collect(),
-        conditions: merge(old.conditions, findings, proxy.metadata.generation, now),
+        conditions: merge(old.conditions, findings, generation, now),
     }
 }
 
@@ -87,24 +93,12 @@ fn refusal(
     }
 }
 
-/// The status of a TileProxy whose children could not be written. Says nothing about the
-/// generation, because it has not been taken over.
-pub fn failed(proxy: &TileProxy, error: &ApplyError, now: Timestamp) -> TileProxyStatus {
-    let old = proxy.status.clone().unwrap_or_default();
-    let reason = if error.is_forbidden() {
+/// The word for a write that failed.
+fn reason_of(failure: &ApplyError) -> Reason {
+    if failure.is_forbidden() {
         Reason::Forbidden
     } else {
         Reason::ApplyFailed
-    };
-    let finding = Finding::yes(Type::Degraded, reason, error.to_string());
-    TileProxyStatus {
-        conditions: merge(
-            old.conditions.clone(),
-            vec![finding],
-            old.observed_generation,
-            now,
-        ),
-        ..old
     }
 }
 
@@ -159,6 +153,11 @@ impl<'a> Replica<'a> {
 fn readiness(valid: &ValidProxy, replicas: &[Replica<'_>], outcome: &Outcome) -> Finding {
     if let Some(conflict) = outcome.conflicts.first() {
         return Finding::no(Type::Ready, Reason::Conflict, conflict);
+    }
+    if let Some(failure) = &outcome.failure
+        && find(&outcome.resources.services, &valid.names.client_service()).is_none()
+    {
+        return Finding::no(Type::Ready, reason_of(failure), failure.to_string());
     }
     if replicas.is_empty() {
         return Finding::yes(Type::Ready, Reason::ScaledToZero, "no replica is asked for");
@@ -216,6 +215,9 @@ fn progressing(replicas: &[Replica<'_>]) -> Finding {
 }
 
 fn degraded(outcome: &Outcome, progress: &Finding, volumes: &Finding) -> Finding {
+    if let Some(failure) = &outcome.failure {
+        return Finding::yes(Type::Degraded, reason_of(failure), failure.to_string());
+    }
     if !outcome.conflicts.is_empty() {
         return Finding::yes(
             Type::Degraded,
@@ -326,7 +328,8 @@ fn synced(valid: &ValidProxy, cron_job: Option<&CronJob>) -> Finding {
     let running = status.active.is_some_and(|active| !active.is_empty());
     let at_last = started <= succeeded;
     match (started, succeeded) {
-        (Some(_), Some(time)) if at_last || running => {
+        // A Job that a person created from the CronJob counts, and starts without the schedule.
+        (_, Some(time)) if at_last || running => {
             let message = format!("the last sync succeeded at {time}");
             Finding::yes(Type::Synced, Reason::SyncSucceeded, message)
         }

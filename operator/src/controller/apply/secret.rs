@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client};
 
-use super::{ApplyError, failed, post};
+use super::{ApplyError, post};
 use crate::{
     admin::Metrics,
     controller::{build, validate::ValidProxy},
@@ -47,6 +47,6 @@ pub async fn create_admin_secret(
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(source) => Err(failed("create", &secret, source)),
+        Err(source) => Err(ApplyError::new("create", &secret, source)),
     }
 }

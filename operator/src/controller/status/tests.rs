@@ -41,6 +41,7 @@ fn outcome(valid: &ValidProxy, change: impl FnOnce(&mut Outcome)) -> Outcome {
         held: BTreeSet::new(),
         conflicts: Vec::new(),
         refused_growth: Vec::new(),
+        failure: None,
     };
     for deployment in &mut outcome.resources.deployments {
         deployment.metadata.generation = Some(1);
@@ -161,6 +162,48 @@ fn stall(outcome: &mut Outcome) {
     });
 }
 
+fn failure(code: u16) -> ApplyError {
+    let reason = if code == 403 { "Forbidden" } else { "" };
+    let status = kube::core::Status::failure("refused", reason).with_code(code);
+    ApplyError::new(
+        "apply",
+        &CronJob::default(),
+        kube::Error::Api(Box::new(status)),
+    )
+}
+
+#[test]
+fn a_refused_child_degrades_and_leaves_the_rest_of_the_status_true() {
+    let status = status_after(|outcome| outcome.failure = Some(failure(422)));
+    let word = |type_| condition(&status, type_);
+    assert_eq!(word(Type::Degraded), ("True".into(), "ApplyFailed".into()));
+    assert_eq!(
+        word(Type::Ready),
+        ("True".into(), "AllReplicasReady".into())
+    );
+    assert_eq!(status.observed_generation, Some(4));
+
+    let status = status_after(|outcome| {
+        outcome.failure = Some(failure(403));
+        outcome.resources.services.clear();
+    });
+    assert_eq!(
+        condition(&status, Type::Ready),
+        ("False".into(), "Forbidden".into()),
+        "clients have no way in"
+    );
+}
+
+#[test]
+fn a_generation_is_not_observed_while_the_api_server_does_not_answer() {
+    let status = status_after(|outcome| outcome.failure = Some(failure(503)));
+    assert_eq!(status.observed_generation, None);
+    assert_eq!(
+        condition(&status, Type::Degraded),
+        ("True".into(), "ApplyFailed".into())
+    );
+}
+
 #[test]
 fn a_settled_resource_keeps_its_status_to_the_letter() {
     let valid = fixture::valid(|_| {});
@@ -189,6 +232,7 @@ fn a_refused_resource_still_tells_what_runs() {
 fn the_last_sync_is_judged_by_what_started_last() {
     for (started, succeeded, running, want) in [
         (None, None, false, "AwaitingFirstSync"),
+        (None, Some(12), false, "SyncSucceeded"), // started by hand
         (Some(10), None, true, "AwaitingFirstSync"),
         (Some(10), None, false, "SyncFailed"),
         (Some(10), Some(12), false, "SyncSucceeded"),
