@@ -32,6 +32,8 @@ pub use self::{
     sync::SyncSpec,
 };
 
+pub(crate) use self::cache::{ALONE_RULE, CLASS_RULE};
+
 /// The API group of every resource and annotation of this operator.
 pub const GROUP: &str = "tiles.stella-ops.org";
 
@@ -148,8 +150,8 @@ pub struct TileProxySpec {
     /// checkpoint that one of the public keys verifies.
     #[serde(default)]
     #[schemars(length(max = 255))]
-    #[x_kube(validation = Rule::new("!self.matches('[[:space:]]')")
-        .message("must be one line without spaces, exactly as the log's checkpoints start"))]
+    #[x_kube(validation = Rule::new("!self.matches('[[:cntrl:]]|^[[:space:]]|[[:space:]]$')")
+        .message("must be one line without spaces around it, exactly as the log's checkpoints start"))]
     pub origin: String,
 
     /// The keys that may sign the log's checkpoints, 1 to 16. Several of them let a log rotate its

@@ -14,7 +14,7 @@ metadata: {name: rome2026h1, namespace: verifiers, uid: 5a11e7, generation: 4}
 spec:
   replicas: 2
   upstreams: [{url: 'https://rome.example.net/2026h1/'}]
-  publicKeys: [{inline: rome.example.net/2026h1+33d7b496+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx}]
+  publicKeys: [{inline: rome.example.net/2026h1+e920e5d1+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx}]
 ";
 
 /// The smallest TileProxy, after `change`.

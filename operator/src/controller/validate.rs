@@ -13,7 +13,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{Resource as _, ResourceExt as _};
-use tile_proxy::config::{Interval, Size};
+use tile_proxy::{
+    config::{Interval, Size},
+    note::vkey::VerifierKey,
+};
 use url::Url;
 
 use self::image::image_reference;
@@ -23,8 +26,8 @@ use super::{
     schedule,
 };
 use crate::crd::{
-    AccessMode, Cache, ClientService, KeyRef, MAX_NAME, MAX_REPLICAS, Mode, PublicKey, SyncSpec,
-    TileProxy, TileProxySpec, URL_RULE, Upstream,
+    ALONE_RULE, AccessMode, CLASS_RULE, Cache, ClientService, KeyRef, MAX_NAME, MAX_REPLICAS, Mode,
+    PublicKey, SyncSpec, TileProxy, TileProxySpec, URL_RULE, Upstream,
 };
 
 /// A TileProxy that can be built. Only [`validate`] makes one.
@@ -185,10 +188,10 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
     let [upstream] = upstreams.as_slice() else {
         return Err(invalid("spec.upstreams", "must hold exactly one upstream"));
     };
-    if origin.contains(char::is_whitespace) {
+    if origin.contains(char::is_control) || origin.trim() != origin {
         return Err(invalid(
             "spec.origin",
-            "must be one line without spaces, exactly as the log's checkpoints start",
+            "must be one line without spaces around it, exactly as the log's checkpoints start",
         ));
     }
     if public_keys.is_empty() {
@@ -201,6 +204,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
     check_labels("spec.service.labels", &service.labels)?;
     if sync.enabled {
         schedule::check(&sync.schedule).map_err(|why| invalid("spec.sync.schedule", why))?;
+        schedule::check_zone(&sync.time_zone).map_err(|why| invalid("spec.sync.timeZone", why))?;
     }
     if sync.depth < 1 {
         return Err(invalid("spec.sync.depth", "must be at least 1"));
@@ -317,17 +321,11 @@ fn valid_key(at: usize, key: PublicKey) -> Result<ValidKey, Invalid> {
             inline: Some(key),
             secret_key_ref: None,
             config_map_key_ref: None,
-        } if !key.trim().is_empty() && !key.trim_start().starts_with("file:") => {
-            Ok(ValidKey::Inline(key.trim().to_owned()))
+        } => {
+            let key = key.trim();
+            check_key(key).map_err(|why| invalid(format!("spec.publicKeys[{at}].inline"), why))?;
+            Ok(ValidKey::Inline(key.to_owned()))
         }
-        PublicKey {
-            inline: Some(_),
-            secret_key_ref: None,
-            config_map_key_ref: None,
-        } => Err(invalid(
-            format!("spec.publicKeys[{at}].inline"),
-            "must be a verifier key such as example.com/log+33d7b496+AeHTu4Q3hEIM…, or PEM",
-        )),
         PublicKey {
             inline: None,
             secret_key_ref: Some(key),
@@ -343,6 +341,21 @@ fn valid_key(at: usize, key: PublicKey) -> Result<ValidKey, Invalid> {
             "set exactly one of inline, secretKeyRef and configMapKeyRef",
         )),
     }
+}
+
+/// Checks that the proxy will start with `text`: one verifier key a line.
+fn check_key(text: &str) -> Result<(), String> {
+    const RULE: &str = "must be a verifier key such as example.com/log+33d7b496+AeHTu4Q3hEIM…";
+    // The proxy would take it for the path of a file in its pod.
+    if text.is_empty() || text.starts_with("file:") {
+        return Err(RULE.to_owned());
+    }
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    for line in lines {
+        line.parse::<VerifierKey>()
+            .map_err(|why| format!("{RULE}: {why}"))?;
+    }
+    Ok(())
 }
 
 fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
@@ -370,11 +383,15 @@ fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
             "must be whole minutes, such as 5m",
         ));
     }
+    let invalid_modes = |message| Err(invalid("spec.cache.accessModes", message));
     if access_modes.is_empty() {
-        return Err(invalid(
-            "spec.cache.accessModes",
-            "must hold at least one, ReadWriteOnce",
-        ));
+        return invalid_modes("must hold at least one, ReadWriteOnce");
+    }
+    if access_modes.contains(&AccessMode::ReadWriteOncePod) && access_modes.len() > 1 {
+        return invalid_modes(ALONE_RULE);
+    }
+    if !storage_class_name.is_empty() && !is_subdomain(&storage_class_name) {
+        return Err(invalid("spec.cache.storageClassName", CLASS_RULE));
     }
     Ok(ValidCache {
         size,
@@ -384,6 +401,19 @@ fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
         access_modes,
         checkpoint_ttl_minutes: ttl.0.as_secs() / 60,
     })
+}
+
+/// Whether `name` can name an object: DNS labels of a-z, 0-9 and '-', joined by dots.
+fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
 }
 
 fn interval(

@@ -29,8 +29,12 @@ pub struct Cache {
     /// Empty: the cluster's default class.
     #[serde(default)]
     #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self == oldSelf")
-        .message("cannot be changed, because volumes do not move between classes; create another TileProxy"))]
+    #[x_kube(
+        validation = Rule::new("self == '' || self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')")
+            .message(CLASS_RULE),
+        validation = Rule::new("self == oldSelf")
+            .message("cannot be changed, because volumes do not move between classes; create another TileProxy")
+    )]
     pub storage_class_name: String,
 
     /// Access modes of the volumes. Cannot be changed. One replica uses each volume, so
@@ -38,8 +42,11 @@ pub struct Cache {
     /// ReadWriteOnce.
     #[serde(default = "defaults::access_modes")]
     #[schemars(length(min = 1, max = 3))]
-    #[x_kube(validation = Rule::new("self == oldSelf")
-        .message("cannot be changed, because the volumes exist; create another TileProxy"))]
+    #[x_kube(
+        validation = Rule::new("size(self) == 1 || !('ReadWriteOncePod' in self)").message(ALONE_RULE),
+        validation = Rule::new("self == oldSelf")
+            .message("cannot be changed, because the volumes exist; create another TileProxy")
+    )]
     pub access_modes: Vec<AccessMode>,
 
     /// Age from which a served checkpoint carries a `Warning` header, in whole minutes, 1m to
@@ -63,6 +70,12 @@ impl Default for Cache {
         }
     }
 }
+
+/// What is said about a StorageClass that cannot exist.
+pub(crate) const CLASS_RULE: &str = "must be the name of a StorageClass: a-z, 0-9, '-' and '.', with a letter or digit at both ends";
+
+/// What is said about a mode that suffers no other.
+pub(crate) const ALONE_RULE: &str = "ReadWriteOncePod must stand alone";
 
 /// How a volume may be mounted.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]

@@ -104,8 +104,18 @@ fn each_rule_refuses_with_a_message_that_helps() {
         ),
         (
             "/spec/origin",
-            json!("two words"),
-            Some("one line without spaces"),
+            json!("two\nlines"),
+            Some("one line without spaces around it"),
+        ),
+        (
+            "/spec/origin",
+            json!("trailing "),
+            Some("one line without spaces around it"),
+        ),
+        (
+            "/spec/origin",
+            json!("rekor.sigstore.dev - 2605736670972794746"),
+            None,
         ),
         (
             "/spec/publicKeys/0",
@@ -178,8 +188,34 @@ fn each_rule_refuses_with_a_message_that_helps() {
         ("/spec/sync/schedule", json!("@hourly"), None),
         (
             "/spec/sync/timeZone",
-            json!("Local"),
+            json!("loCal"),
             Some("must name a time zone"),
+        ),
+        (
+            "/spec/cache/accessModes",
+            json!(["ReadWriteOncePod", "ReadWriteOnce"]),
+            Some("must stand alone"),
+        ),
+        ("/spec/cache/accessModes", json!(["ReadWriteOncePod"]), None),
+        (
+            "/spec/cache/accessModes",
+            json!(["ReadWriteMany", "ReadWriteOnce"]),
+            None,
+        ),
+        (
+            "/spec/cache/storageClassName",
+            json!("Fast_SSD"),
+            Some("the name of a StorageClass"),
+        ),
+        (
+            "/spec/cache/storageClassName",
+            json!("fast..ssd"),
+            Some("the name of a StorageClass"),
+        ),
+        (
+            "/spec/cache/storageClassName",
+            json!("fast.csi.example.net"),
+            None,
         ),
     ] {
         let errors = match with(pointer, value.clone()).validate_cel() {

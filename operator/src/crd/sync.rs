@@ -31,7 +31,7 @@ pub struct SyncSpec {
         length(min = 1, max = 64),
         regex(pattern = r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$")
     )]
-    #[x_kube(validation = Rule::new("self != 'Local'").message("must name a time zone such as Etc/UTC or Europe/Vienna"))]
+    #[x_kube(validation = Rule::new("!self.matches('^[Ll][Oo][Cc][Aa][Ll]$')").message("must name a time zone such as Etc/UTC or Europe/Vienna"))]
     pub time_zone: String,
 
     /// How many of the newest entries are fetched, 1 to 1,000,000,000. Defaults to 10000.

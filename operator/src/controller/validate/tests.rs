@@ -23,7 +23,7 @@ fn what_the_spec_leaves_out_has_the_documented_default() {
 #[test]
 fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
     type Change = fn(&mut TileProxy);
-    let rows: [(Change, &str); 19] = [
+    let rows: [(Change, &str); 27] = [
         (
             |p| p.metadata.name = Some("a".repeat(41)),
             "metadata.name: must have at most 40",
@@ -55,7 +55,11 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
             "spec.upstreams[0].timeout: is 11m; must be between 1s and 10m",
         ),
         (
-            |p| p.spec.origin = "a b".into(),
+            |p| p.spec.origin = "a b\n".into(),
+            "spec.origin: must be one line",
+        ),
+        (
+            |p| p.spec.origin = " a".into(),
             "spec.origin: must be one line",
         ),
         (
@@ -70,6 +74,40 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         (
             |p| p.spec.public_keys[0].inline = Some("file:/etc/passwd".into()),
             "spec.publicKeys[0].inline: must be a verifier key",
+        ),
+        (
+            |p| p.spec.public_keys[0].inline = Some("-----BEGIN PUBLIC KEY-----".into()),
+            "spec.publicKeys[0].inline: must be a verifier key such as example.com/log+33d7b496+AeHTu4Q3hEIM…: PEM keys",
+        ),
+        (
+            |p| p.spec.public_keys[0].inline = Some("rome+33d7b496+AeHT".into()),
+            "spec.publicKeys[0].inline: must be a verifier key",
+        ),
+        // The second line counts as well.
+        (
+            |p| {
+                let key = p.spec.public_keys[0].inline.get_or_insert_default();
+                key.push_str("\noslo");
+            },
+            "spec.publicKeys[0].inline: must be a verifier key",
+        ),
+        (
+            |p| {
+                p.spec.cache.access_modes.push(AccessMode::ReadWriteOncePod);
+            },
+            "spec.cache.accessModes: ReadWriteOncePod must stand alone",
+        ),
+        (
+            |p| p.spec.cache.storage_class_name = "Fast".into(),
+            "spec.cache.storageClassName: must be the name of a StorageClass",
+        ),
+        (
+            |p| p.spec.cache.storage_class_name = "fast..ssd".into(),
+            "spec.cache.storageClassName: must be the name of a StorageClass",
+        ),
+        (
+            |p| p.spec.sync.time_zone = "Mars/Phobos".into(),
+            "spec.sync.timeZone: Mars/Phobos is not a time zone",
         ),
         (
             |p| p.spec.cache.size = "10GB".into(),
@@ -104,4 +142,17 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         let message = parsed(change).expect_err(want).to_string();
         assert!(message.starts_with(want), "want {want}\ngot  {message}");
     }
+}
+
+#[test]
+fn what_real_logs_use_is_accepted() {
+    let proxy = valid(|p| {
+        p.spec.origin = "rekor.sigstore.dev - 2605736670972794746".to_owned();
+        p.spec.cache.storage_class_name = "fast.csi.example.net".to_owned();
+        p.spec.cache.access_modes = vec![AccessMode::ReadWriteOncePod];
+        let key = p.spec.public_keys[0].inline.clone().unwrap_or_default();
+        let other = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
+        p.spec.public_keys[0].inline = Some(format!("{key}\n{other}\n"));
+    });
+    assert_eq!(proxy.origin, "rekor.sigstore.dev - 2605736670972794746");
 }
