@@ -42,6 +42,7 @@ use self::{
 };
 use crate::{
     admin::Metrics,
+    condition,
     crd::{TileProxy, TileProxyStatus},
 };
 
@@ -247,14 +248,11 @@ async fn update_status(
 ) -> Result<(), Error> {
     let (namespace, name) = (proxy.namespace().unwrap_or_default(), proxy.name_any());
     ctx.metrics.ready(&namespace, &name, is_ready(&status));
-    if proxy.status.as_ref() == Some(&status) {
+    let old = proxy.status.clone().map(without_others);
+    if old.as_ref() == Some(&status) {
         return Ok(());
     }
-    if proxy
-        .status
-        .as_ref()
-        .is_none_or(|old| is_ready(old) != is_ready(&status))
-    {
+    if old.is_none_or(|old| is_ready(&old) != is_ready(&status)) {
         info!(
             namespace,
             name,
@@ -278,8 +276,8 @@ async fn refuse_unreadable(object: &InvalidObject, ctx: &Context) -> Result<Acti
     else {
         return Ok(Action::await_change());
     };
-    let old: TileProxyStatus =
-        serde_json::from_value(current.data["status"].clone()).unwrap_or_default();
+    let old = serde_json::from_value(current.data["status"].clone()).unwrap_or_default();
+    let old = without_others(old);
     let status = status::unreadable(old.clone(), object, now());
     if status != old {
         warn!(
@@ -352,6 +350,14 @@ pub fn error_policy(
 fn backoff(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     (*BACKOFF.start() * 2_u32.pow(doublings)).min(*BACKOFF.end())
+}
+
+/// `status` as we would write it: without the conditions of others, which are no reason to write.
+fn without_others(status: TileProxyStatus) -> TileProxyStatus {
+    TileProxyStatus {
+        conditions: condition::ours(status.conditions),
+        ..status
+    }
 }
 
 fn is_ready(status: &TileProxyStatus) -> bool {
