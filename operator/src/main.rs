@@ -73,12 +73,13 @@ struct Run {
     )]
     metrics_addr: SocketAddr,
 
-    /// How often a settled TileProxy is looked at, in case a watch missed something
+    /// How often a settled TileProxy is looked at, in case a watch missed something; at least 10s
     #[arg(
         long,
         env = "TILE_PROXY_OPERATOR_RESYNC",
         value_name = "DURATION",
-        default_value = "10m"
+        default_value = "10m",
+        value_parser = resync
     )]
     resync: Interval,
 
@@ -99,6 +100,17 @@ struct Run {
         default_value = "info"
     )]
     log_level: EnvFilter,
+}
+
+/// Shortest `--resync`: each one reads all children of every TileProxy.
+const MIN_RESYNC: Interval = Interval::seconds(10);
+
+fn resync(text: &str) -> Result<Interval, String> {
+    let interval: Interval = text.parse()?;
+    if interval.0 < MIN_RESYNC.0 {
+        return Err(format!("must be at least {MIN_RESYNC}"));
+    }
+    Ok(interval)
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -181,4 +193,22 @@ async fn run(flags: Run) -> anyhow::Result<()> {
     })
     .await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resync_that_would_never_rest_is_refused() {
+        for (text, ok) in [
+            ("0s", false),
+            ("9999ms", false),
+            ("10s", true),
+            ("10m", true),
+        ] {
+            let flags = ["operator", "run", "--operand-image=p", "--resync", text];
+            assert_eq!(Cli::try_parse_from(flags).is_ok(), ok, "{text}");
+        }
+    }
 }
