@@ -2,8 +2,9 @@
 
 use crate::crd::Image;
 
-/// What the spec says, and the operand's image for what it leaves out. A tag or digest of the
-/// operand says nothing about another repository.
+/// What the spec says, and the operand's image for what it leaves out: the repository, and the tag
+/// unless the spec has a digest, also for another repository, which is then taken for a mirror. The
+/// operand's digest pins only the operand's image: it goes once the spec says anything.
 pub(super) fn image_reference(image: &Image, operand: &str) -> String {
     let Image {
         repository,
