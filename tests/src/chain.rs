@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 use self::proxied::Proxied;
 use crate::cluster::Cluster;
-use crate::image::{Archive, product};
+use crate::image::Archive;
+use crate::image::product::{self, Profile};
 use crate::paths;
 use crate::progress::{Progress, Step, Time};
 use crate::real_log::{self, NAMESPACE, RealLog};
@@ -42,7 +43,7 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<(
     cluster.up(progress)?;
 
     progress.say("\nImage");
-    let image = product::build(progress)?;
+    let image = product::build(Profile::Release, progress)?;
     step(progress, "load image", |_| load_image(cluster, &image))?;
 
     progress.say("\nLog");
