@@ -14,28 +14,22 @@
 
 mod memory;
 mod secret;
+mod writer;
 
-use std::{collections::BTreeSet, fmt::Debug, marker::PhantomData};
+use std::{collections::BTreeSet, marker::PhantomData};
 
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{apps::v1::Deployment, batch::v1::CronJob, core::v1::PersistentVolumeClaim},
-};
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
-};
-use serde::{Serialize, de::DeserializeOwned};
-use tracing::info;
+use k8s_openapi::api::batch::v1::CronJob;
+use kube::{Client, Resource, ResourceExt, api::PostParams};
 
 pub use self::{memory::Memory, secret::create_admin_secret};
 
+use self::writer::Writer;
 use super::{
     answer,
-    build::{self, Applied, ClaimPlan, Resources},
+    build::{Applied, Resources},
     names::MANAGER,
-    observe::{Existing, find, is_controlled_by},
-    rollout::{Step, is_ready, runs, same_template, withhold},
+    observe::{Existing, find},
+    rollout::{Step, is_ready, same_template, withhold},
     validate::ValidProxy,
 };
 use crate::admin::Metrics;
@@ -107,7 +101,8 @@ pub struct Outcome {
     pub conflicts: Vec<String>,
     /// Volumes that the API server would not grow, and why.
     pub refused_growth: Vec<String>,
-    /// The first call that failed. What was written stays, and all of it is repeated next time.
+    /// The call that ended the apply early, or else the first that was refused. What was written
+    /// stays, and all of it is repeated next time.
     pub failure: Option<ApplyError>,
 }
 
@@ -266,253 +261,6 @@ pub fn leave(proxy: &ValidProxy, step: Step, existing: Resources<Existing>) -> O
     }
 }
 
-struct Writer<'a> {
-    client: &'a Client,
-    memory: &'a Memory,
-    metrics: &'a Metrics,
-    proxy: &'a ValidProxy,
-    unwritten: BTreeSet<String>, // names of children, of any kind, that were not written
-    conflicts: Vec<String>,
-    refused_growth: Vec<String>,
-    failure: Option<ApplyError>, // the first
-}
-
-/// Anything we write: namespaced, known at compile time, and with a JSON form.
-trait Child:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + DeserializeOwned
-    + Serialize
-{
-}
-
-impl<K> Child for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize
-{
-}
-
-impl Writer<'_> {
-    fn api<K: Child>(&self) -> Api<K> {
-        Api::namespaced(self.client.clone(), &self.proxy.names.namespace)
-    }
-
-    /// Whether the rest would fail as well.
-    fn has_stopped(&self) -> bool {
-        self.failure.as_ref().is_some_and(|e| !e.is_refusal())
-    }
-
-    fn fail(&mut self, error: ApplyError) {
-        // One that stops everything says more than a refusal before it.
-        if self.failure.as_ref().is_none_or(ApplyError::is_refusal) && !error.is_refusal() {
-            self.failure = Some(error);
-        } else {
-            self.failure.get_or_insert(error);
-        }
-    }
-
-    /// Applies children of one kind, and returns what there is of them then.
-    async fn children<K: Child>(&mut self, desired: Vec<K>, existing: &[K]) -> Vec<K> {
-        let mut there = Vec::with_capacity(desired.len());
-        for child in desired {
-            let name = child.name_any();
-            let written = if self.has_stopped() {
-                None
-            } else {
-                self.child(child, existing).await.unwrap_or_else(|error| {
-                    self.fail(error);
-                    None
-                })
-            };
-            match written {
-                Some(written) => there.push(written),
-                None => {
-                    there.extend(find(existing, &name).cloned());
-                    self.unwritten.insert(name);
-                }
-            }
-        }
-        there
-    }
-
-    /// Applies one child. `None` if someone else's object is in its place.
-    async fn child<K: Child>(
-        &mut self,
-        mut desired: K,
-        existing: &[K],
-    ) -> Result<Option<K>, ApplyError> {
-        let api = self.api::<K>();
-        let name = desired.name_any();
-        let found = match find(existing, &name) {
-            Some(found) => Some(found.clone()),
-            // Not among ours: it is missing, or it is not ours.
-            None => api
-                .get_opt(&name)
-                .await
-                .map_err(|e| ApplyError::new("read", &desired, e))?,
-        };
-        let digest = build::digest(&desired);
-        let key = format!("{}/{}/{name}", K::kind(&()), self.proxy.names.namespace);
-        if let Some(found) = &found {
-            if !is_controlled_by(found, &self.proxy.owner.uid) {
-                self.conflicts.push(format!(
-                    "{} {name} belongs to {}; delete or rename it, or rename this TileProxy",
-                    K::kind(&()),
-                    owner_of(found),
-                ));
-                return Ok(None);
-            }
-            if self.memory.is(&key, found, &digest) {
-                return Ok(Some(found.clone()));
-            }
-            // The uid makes the write fail if another object took this one's place meanwhile.
-            desired.meta_mut().uid.clone_from(&found.meta().uid);
-        }
-        let params = PatchParams::apply(MANAGER).force();
-        let applied = api
-            .patch(&name, &params, &Patch::Apply(&desired))
-            .await
-            .map_err(|e| ApplyError::new("apply", &desired, e))?;
-        if found.and_then(|found| found.resource_version()) != applied.resource_version() {
-            info!(kind = %K::kind(&()), name, namespace = self.proxy.names.namespace, "applied");
-        }
-        self.metrics.applied(&K::kind(&()), "apply");
-        self.memory.remember(key, &applied, digest);
-        Ok(Some(applied))
-    }
-
-    /// As [`children`](Self::children); what could not be written is also added to `held`, if it
-    /// does not run the spec yet.
-    async fn deployments(
-        &mut self,
-        desired: Vec<Deployment>,
-        existing: &Resources<Existing>,
-        held: &mut BTreeSet<String>,
-    ) -> Vec<Deployment> {
-        let there = self.children(desired.clone(), &existing.deployments).await;
-        let behind = desired.iter().filter(|desired| !runs(&there, desired));
-        held.extend(behind.map(ResourceExt::name_any));
-        there
-    }
-
-    /// Creates or grows claims, and returns those there are then.
-    async fn claims(
-        &mut self,
-        desired: Vec<PersistentVolumeClaim>,
-        existing: &[PersistentVolumeClaim],
-    ) -> Vec<PersistentVolumeClaim> {
-        let mut there = Vec::with_capacity(desired.len());
-        for claim in desired {
-            // Ours by its labels, and usable although it could not be grown.
-            let found = find(existing, &claim.name_any()).cloned();
-            if self.has_stopped() {
-                there.extend(found);
-                continue;
-            }
-            match self.claim(claim, existing).await {
-                Ok(claim) => there.extend(claim),
-                Err(error) => {
-                    self.fail(error);
-                    there.extend(found);
-                }
-            }
-        }
-        there
-    }
-
-    /// Creates or grows one claim; never anything else. `None` if someone else's is in its place.
-    async fn claim(
-        &mut self,
-        desired: PersistentVolumeClaim,
-        existing: &[PersistentVolumeClaim],
-    ) -> Result<Option<PersistentVolumeClaim>, ApplyError> {
-        let api = self.api::<PersistentVolumeClaim>();
-        let name = desired.name_any();
-        let found = match find(existing, &name) {
-            Some(found) => Some(found.clone()),
-            None => api
-                .get_opt(&name)
-                .await
-                .map_err(|e| ApplyError::new("read", &desired, e))?,
-        };
-        match build::plan_claim(&desired, found.as_ref()) {
-            ClaimPlan::Conflict(why) => {
-                self.conflicts
-                    .push(format!("PersistentVolumeClaim {name}: {why}"));
-                Ok(None)
-            }
-            ClaimPlan::Create => {
-                let created = api.create(&post(), &desired).await;
-                let created = created.map_err(|e| ApplyError::new("create", &desired, e))?;
-                info!(
-                    kind = "PersistentVolumeClaim",
-                    name,
-                    namespace = self.proxy.names.namespace,
-                    "created"
-                );
-                self.metrics.applied("PersistentVolumeClaim", "create");
-                Ok(Some(created))
-            }
-            ClaimPlan::Keep => Ok(found),
-            ClaimPlan::Patch(patch) => {
-                let params = PatchParams {
-                    field_manager: Some(MANAGER.to_owned()),
-                    ..PatchParams::default()
-                };
-                match api.patch(&name, &params, &Patch::Merge(&patch)).await {
-                    Ok(patched) => {
-                        info!(
-                            kind = "PersistentVolumeClaim",
-                            name,
-                            namespace = self.proxy.names.namespace,
-                            "patched"
-                        );
-                        self.metrics.applied("PersistentVolumeClaim", "patch");
-                        Ok(Some(patched))
-                    }
-                    // Admission says so when the class cannot expand; a missing right reads
-                    // differently and is an error.
-                    Err(kube::Error::Api(status))
-                        if status.is_forbidden()
-                            && !status.message.contains("cannot patch resource") =>
-                    {
-                        self.refused_growth.push(status.message.clone());
-                        Ok(found)
-                    }
-                    Err(source) => Err(ApplyError::new("patch", &desired, source)),
-                }
-            }
-        }
-    }
-
-    /// Deletes those of `existing` that are not among `wanted`. Claims have no such step.
-    async fn sweep<K: Child>(&mut self, wanted: &[K], existing: &[K]) {
-        for orphan in existing {
-            let name = orphan.name_any();
-            let going = orphan.meta().deletion_timestamp.is_some();
-            if find(wanted, &name).is_some() || going || self.has_stopped() {
-                continue;
-            }
-            let params = DeleteParams::background().preconditions(Preconditions {
-                uid: orphan.uid(),
-                resource_version: None,
-            });
-            match self.api::<K>().delete(&name, &params).await {
-                Ok(_) => {
-                    info!(kind = %K::kind(&()), name, namespace = self.proxy.names.namespace, "deleted");
-                    self.metrics.applied(&K::kind(&()), "delete");
-                }
-                Err(kube::Error::Api(status)) if status.is_not_found() => {}
-                Err(source) => self.fail(ApplyError::new("delete", orphan, source)),
-            }
-        }
-    }
-}
-
 fn post() -> PostParams {
     PostParams {
         field_manager: Some(MANAGER.to_owned()),
@@ -520,20 +268,9 @@ fn post() -> PostParams {
     }
 }
 
-fn owner_of<K: Child>(object: &K) -> String {
-    let owners = object.owner_references().iter();
-    match owners
-        .clone()
-        .find(|o| o.controller == Some(true))
-        .or_else(|| owners.clone().next())
-    {
-        Some(owner) => format!("{} {}", owner.kind, owner.name),
-        None => "someone else".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::apps::v1::Deployment;
     use serde_json::json;
 
     use super::*;
