@@ -12,9 +12,9 @@ COPY . .
 # Static: the image below has no C library.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
- && cargo build --profile dist --locked --target "$target" -p tile-proxy -p tile-proxy-operator \
+ && cargo build --release --locked --target "$target" -p tile-proxy -p tile-proxy-operator \
  && mkdir -p /out/cache \
- && cp "target/$target/dist/tile-proxy" "target/$target/dist/tile-proxy-operator" /out/
+ && cp "target/$target/release/tile-proxy" "target/$target/release/tile-proxy-operator" /out/
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt

@@ -13,8 +13,7 @@ use serde::Deserialize;
 
 use self::proxied::Proxied;
 use crate::cluster::Cluster;
-use crate::image::Archive;
-use crate::image::product::{self, Profile};
+use crate::image::{Archive, product};
 use crate::paths;
 use crate::progress::{Progress, Step, Time};
 use crate::real_log::{self, NAMESPACE, RealLog};
@@ -43,7 +42,7 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<(
     cluster.up(progress)?;
 
     progress.say("\nImage");
-    let image = product::build(Profile::Release, progress)?;
+    let image = product::build(progress)?;
     step(progress, "load image", |_| load_image(cluster, &image))?;
 
     progress.say("\nLog");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use tile_proxy_tests::image::product::{self, Profile};
+use tile_proxy_tests::image::product;
 use tile_proxy_tests::progress::Progress;
 
 /// Build both programs and pack them as an OCI archive, without a daemon.
@@ -14,22 +14,12 @@ use tile_proxy_tests::progress::Progress;
 #[command(after_help = "\
 Examples:
   cargo xtask image
-  cargo xtask image --dist         what ships: the whole program optimised, minutes more
   skopeo copy oci-archive:target/image/tile-proxy.oci.tar docker://registry.example.com/tile-proxy
   kind load image-archive target/image/tile-proxy.oci.tar")]
-pub(crate) struct Args {
-    /// Optimise the whole program, as for a release
-    #[arg(long)]
-    dist: bool,
-}
+pub(crate) struct Args {}
 
-pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let profile = if args.dist {
-        Profile::Dist
-    } else {
-        Profile::Release
-    };
-    let archive = product::build(profile, &Progress::new())?;
+pub(crate) fn run(_: Args) -> Result<ExitCode> {
+    let archive = product::build(&Progress::new())?;
     println!("archive    {}", archive.path.display());
     println!("reference  {}", archive.reference);
     println!("digest     {}", archive.digest);

@@ -11,46 +11,26 @@ use crate::progress::Progress;
 use crate::run::Run;
 use crate::{elf, paths};
 
-/// How much the programs are optimised: a profile of the workspace.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Profile {
-    /// As they ship; minutes more to build.
-    Dist,
-    /// Enough to see everything work.
-    Release,
-}
-
-impl Profile {
-    /// Its name, which is also its folder below the target's.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Dist => "dist",
-            Self::Release => "release",
-        }
-    }
-}
-
-/// Builds both programs as static binaries and packs them.
+/// Builds both programs as static release builds and packs them.
 ///
 /// The image holds no library and no shell, so there is nothing in it to patch but ourselves.
-pub fn build(profile: Profile, progress: &Progress) -> Result<Archive> {
-    let step = progress.step(format!("{} build", profile.name()));
+pub fn build(progress: &Progress) -> Result<Archive> {
+    let step = progress.step("release build");
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     Run::new(env!("CARGO"))
         .current_dir(paths::checkout())
-        .args(["build", "--profile", profile.name(), "--locked"])
-        .args(["--target", &target])
+        .args(["build", "--release", "--locked", "--target", &target])
         .args(PROGRAMS.iter().flat_map(|program| ["--package", program]))
         // `--target` keeps the flag away from build scripts and procedural macros.
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .named(format!("cargo build --profile {}", profile.name()))
+        .named("cargo build --release")
         .deadline(BUILD_DEADLINE)
         .live(&step)
         .stdout()?;
     step.done("");
 
     let step = progress.step("image");
-    let archive = pack(&paths::target().join(&target).join(profile.name()))?;
+    let archive = pack(&paths::target().join(&target).join("release"))?;
     step.done(&archive.reference);
     Ok(archive)
 }
