@@ -139,6 +139,11 @@ impl Log {
         self.upstream.as_ref()
     }
 
+    /// The upstream's name; `nobody` in offline mode.
+    fn upstream_name(&self) -> &str {
+        self.upstream.as_ref().map_or("nobody", Upstream::name)
+    }
+
     /// Its part of the cache, once its origin is known.
     pub fn store(&self) -> Option<&Arc<LogStore>> {
         self.store.get()

@@ -169,11 +169,7 @@ impl Log {
 
     fn too_slow(&self, limit: Duration) -> FollowError {
         FollowError::Fetch(FetchError::Network {
-            upstream: self
-                .upstream
-                .as_ref()
-                .map_or("nobody", |u| u.name())
-                .to_owned(),
+            upstream: self.upstream_name().to_owned(),
             message: format!("no answer within {limit:?}"),
         })
     }
@@ -298,11 +294,7 @@ impl Log {
         let fetched = self.fetch(&Resource::Tile(tile), FULL_TILE_BYTES).await;
         let network = |error: ReadError| {
             FollowError::Fetch(FetchError::Network {
-                upstream: self
-                    .upstream
-                    .as_ref()
-                    .map_or("nobody", |u| u.name())
-                    .to_owned(),
+                upstream: self.upstream_name().to_owned(),
                 message: format!("{tile}: {error}"),
             })
         };
@@ -420,13 +412,10 @@ impl Log {
     }
 
     fn count_failure(&self, kind: &str) {
-        let upstream = self
-            .upstream
-            .as_ref()
-            .map_or("", |upstream| upstream.name());
+        let labels = [self.name(), kind, self.upstream_name()];
         self.metrics
             .verify_failures
-            .with_label_values(&[self.name(), kind, upstream])
+            .with_label_values(&labels)
             .inc();
     }
 }
