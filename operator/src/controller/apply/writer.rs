@@ -99,6 +99,24 @@ impl Writer<'_> {
         there
     }
 
+    /// The object with the name of `desired`, whoever it belongs to.
+    async fn found<K: Child>(
+        &self,
+        api: &Api<K>,
+        desired: &K,
+        existing: &[K],
+    ) -> Result<Option<K>, ApplyError> {
+        let name = desired.name_any();
+        match find(existing, &name) {
+            Some(found) => Ok(Some(found.clone())),
+            // Not among ours: it is missing, or it is not ours.
+            None => api
+                .get_opt(&name)
+                .await
+                .map_err(|e| ApplyError::new("read", desired, e)),
+        }
+    }
+
     /// Applies one child. `None` if someone else's object is in its place.
     async fn child<K: Child>(
         &mut self,
@@ -107,14 +125,7 @@ impl Writer<'_> {
     ) -> Result<Option<K>, ApplyError> {
         let api = self.api::<K>();
         let name = desired.name_any();
-        let found = match find(existing, &name) {
-            Some(found) => Some(found.clone()),
-            // Not among ours: it is missing, or it is not ours.
-            None => api
-                .get_opt(&name)
-                .await
-                .map_err(|e| ApplyError::new("read", &desired, e))?,
-        };
+        let found = self.found(&api, &desired, existing).await?;
         let digest = build::digest(&desired);
         let key = format!("{}/{}/{name}", K::kind(&()), self.proxy.names.namespace);
         if let Some(found) = &found {
@@ -192,13 +203,7 @@ impl Writer<'_> {
     ) -> Result<Option<PersistentVolumeClaim>, ApplyError> {
         let api = self.api::<PersistentVolumeClaim>();
         let name = desired.name_any();
-        let found = match find(existing, &name) {
-            Some(found) => Some(found.clone()),
-            None => api
-                .get_opt(&name)
-                .await
-                .map_err(|e| ApplyError::new("read", &desired, e))?,
-        };
+        let found = self.found(&api, &desired, existing).await?;
         match build::plan_claim(&desired, found.as_ref()) {
             ClaimPlan::Conflict(why) => {
                 self.conflicts
