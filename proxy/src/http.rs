@@ -85,7 +85,11 @@ async fn route(site: &Site, role: Role, peer: SocketAddr, request: Request<Incom
         _ => return plain::method_not_allowed("GET, HEAD, OPTIONS"),
     }
     match site.service.get() {
-        Some(service) => tiles::route(site, service, request.headers(), &path).await,
+        Some(service) => {
+            let reply = tiles::route(site, service, request.headers(), &path).await;
+            service.log.counts().answered(reply.status());
+            reply
+        }
         None => plain::unavailable("the proxy is starting: another process still has its cache"),
     }
 }

@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     cache::{Body, Cache, LogStore},
-    metrics::Metrics,
+    metrics::{LogMetrics, Metrics},
     note::checkpoint::Checkpoint,
     tlog::{
         path::Resource,
@@ -86,6 +86,7 @@ pub struct Log {
     upstream: Option<Upstream>,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
+    counts: LogMetrics,
     /// Set once the origin is known, which is before anything is trusted.
     store: OnceLock<Arc<LogStore>>,
     trusted: ArcSwapOption<Trusted>,
@@ -115,6 +116,7 @@ impl Log {
     ) -> io::Result<Self> {
         let flights = Flights::new(options.max_wait, options.fetch_limit, options.error_ttl);
         let log = Self {
+            counts: metrics.of_log(&options.name),
             options,
             upstream,
             cache,
@@ -132,6 +134,11 @@ impl Log {
     /// Its name in paths and metrics.
     pub fn name(&self) -> &str {
         &self.options.name
+    }
+
+    /// What is counted for each of its requests.
+    pub fn counts(&self) -> &LogMetrics {
+        &self.counts
     }
 
     /// Its upstream; `None` in offline mode.
@@ -188,12 +195,12 @@ impl Log {
             Ok(Fetched {
                 from_upstream: false,
                 ..
-            }) => &self.metrics.hits,
+            }) => &self.counts.hits,
             // Outside the tree there is nothing to hit or miss.
             Err(ReadError::OutsideTree { .. }) => return fetched.map(|fetched| fetched.body),
-            Ok(_) | Err(_) => &self.metrics.misses,
+            Ok(_) | Err(_) => &self.counts.misses,
         };
-        counter.with_label_values(&[self.name()]).inc();
+        counter.inc();
         fetched.map(|fetched| fetched.body)
     }
 
@@ -267,10 +274,7 @@ impl Log {
         match self.flights.join(resource, flight).await {
             Ok(landed) => {
                 if landed.shared {
-                    self.metrics
-                        .coalesced
-                        .with_label_values(&[self.name()])
-                        .inc();
+                    self.counts.coalesced.inc();
                 }
                 Ok(landed.value)
             }

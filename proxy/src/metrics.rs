@@ -1,10 +1,13 @@
 //! Every metric of the proxy: name, help, labels, and the fixed values of the labels.
 
-use std::time::Duration;
+use std::{sync::Mutex, time::Duration};
 
+use http::StatusCode;
 use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
+    proto::{MetricFamily, MetricType},
 };
 
 /// Seconds: from a memory hit to the longest wait for an upstream.
@@ -15,7 +18,7 @@ const LATENCY_BUCKETS: [f64; 12] = [
 /// The metrics of one process, and where they are registered.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    registry: Catalogue,
     /// `tile_proxy_cache_hits_total{log}`: tiles and bundles served without asking anyone.
     pub hits: IntCounterVec,
     /// `tile_proxy_cache_misses_total{log}`: tiles and bundles that had to be fetched.
@@ -36,6 +39,16 @@ pub struct Metrics {
     /// `tile_proxy_request_duration_seconds{log, kind}`: time to answer a client. `kind` is
     /// `checkpoint`, `tile` or `bundle`.
     pub request_duration: HistogramVec,
+    /// `tile_proxy_responses_total{log, status}`: answers to clients. `status` is one of
+    /// [`STATUSES`], or `other`.
+    pub responses: IntCounterVec,
+    /// `tile_proxy_connections`: connections of clients that are open.
+    pub connections: IntGauge,
+    /// `tile_proxy_connections_refused_total`: connections closed at once, because
+    /// `limits.connections` are open.
+    pub connections_refused: IntCounter,
+    /// `tile_proxy_connections_cut_total`: connections closed because nothing went on in them.
+    pub connections_cut: IntCounter,
     /// `tile_proxy_coalesced_total{log}`: requests that waited for another one's fetch.
     pub coalesced: IntCounterVec,
     /// `tile_proxy_verify_failures_total{log, kind, upstream}`: responses that are not in the
@@ -60,7 +73,7 @@ impl Metrics {
     /// # Errors
     /// Only a programming error: a name used twice, or one that is not a metric's.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+        let registry = Catalogue::default();
         let counter = |name: &str, help: &str, labels: &[&str]| {
             let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(counter.clone()))?;
@@ -87,6 +100,24 @@ impl Metrics {
             "Resources served but not stored: the disk or its budget is full.",
         )?;
         registry.register(Box::new(store_refused.clone()))?;
+        let connections = IntGauge::new(
+            "tile_proxy_connections",
+            "Connections of clients that are open.",
+        )?;
+        registry.register(Box::new(connections.clone()))?;
+        let plain_counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let connections_refused = plain_counter(
+            "tile_proxy_connections_refused_total",
+            "Connections closed at once: `limits.connections` are open.",
+        )?;
+        let connections_cut = plain_counter(
+            "tile_proxy_connections_cut_total",
+            "Connections closed because nothing went on in them.",
+        )?;
         let checkpoint_size = IntGaugeVec::new(
             Opts::new(
                 "tile_proxy_checkpoint_size",
@@ -128,6 +159,14 @@ impl Metrics {
                 "Time to answer a client, by log and kind of resource.",
                 &["log", "kind"],
             )?,
+            responses: counter(
+                "tile_proxy_responses_total",
+                "Answers to clients, by log and response code.",
+                &["log", "status"],
+            )?,
+            connections,
+            connections_refused,
+            connections_cut,
             coalesced: counter(
                 "tile_proxy_coalesced_total",
                 "Requests that waited for another one's fetch, by log.",
@@ -156,6 +195,31 @@ impl Metrics {
         })
     }
 
+    /// What is counted for every request of one log.
+    pub fn of_log(&self, log: &str) -> LogMetrics {
+        let duration = |kind| self.request_duration.with_label_values(&[log, kind]);
+        let status = |status: &str| self.responses.with_label_values(&[log, status]);
+        LogMetrics {
+            hits: self.hits.with_label_values(&[log]),
+            misses: self.misses.with_label_values(&[log]),
+            coalesced: self.coalesced.with_label_values(&[log]),
+            checkpoint_duration: duration("checkpoint"),
+            tile_duration: duration("tile"),
+            bundle_duration: duration("bundle"),
+            responses: STATUSES.map(|code| status(&code.to_string())),
+            other_responses: status("other"),
+        }
+    }
+
+    /// Everything that is registered, in that order.
+    pub fn described(&self) -> Vec<Described> {
+        self.registry
+            .described
+            .lock()
+            .map(|all| all.clone())
+            .unwrap_or_default()
+    }
+
     /// The metrics of one upstream of one log.
     pub fn upstream(&self, log: &str, upstream: &str) -> UpstreamMetrics {
         UpstreamMetrics {
@@ -170,8 +234,86 @@ impl Metrics {
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
         // Writing to memory cannot fail, and metrics without values are left out by `gather`.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        let _ = TextEncoder::new().encode(&self.registry.registry.gather(), &mut text);
         text
+    }
+}
+
+/// Response codes that answers to clients have, in the order of [`LogMetrics`]'s counters.
+pub const STATUSES: [u16; 11] = [200, 204, 304, 400, 404, 405, 429, 500, 502, 503, 504];
+
+/// What is counted for every request of one log, looked up once: on the hot path, finding a counter
+/// by its labels would cost more than counting.
+#[derive(Debug)]
+pub struct LogMetrics {
+    /// See [`Metrics::hits`].
+    pub hits: IntCounter,
+    /// See [`Metrics::misses`].
+    pub misses: IntCounter,
+    /// See [`Metrics::coalesced`].
+    pub coalesced: IntCounter,
+    /// See [`Metrics::request_duration`], `kind` `checkpoint`.
+    pub checkpoint_duration: Histogram,
+    /// See [`Metrics::request_duration`], `kind` `tile`.
+    pub tile_duration: Histogram,
+    /// See [`Metrics::request_duration`], `kind` `bundle`.
+    pub bundle_duration: Histogram,
+    responses: [IntCounter; STATUSES.len()],
+    other_responses: IntCounter,
+}
+
+impl LogMetrics {
+    /// Counts an answer.
+    pub fn answered(&self, status: StatusCode) {
+        let known = STATUSES.iter().position(|known| *known == status.as_u16());
+        known
+            .and_then(|at| self.responses.get(at))
+            .unwrap_or(&self.other_responses)
+            .inc();
+    }
+}
+
+/// A registry that can also say what is registered: `gather` leaves out what has no value yet.
+#[derive(Debug, Default)]
+struct Catalogue {
+    registry: Registry,
+    described: Mutex<Vec<Described>>,
+}
+
+/// One metric, as `docs/metrics.md` lists it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Described {
+    /// Its name, without the suffixes of a histogram's series.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels, in order.
+    pub labels: Vec<String>,
+    /// Its help text.
+    pub help: String,
+}
+
+impl Catalogue {
+    fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
+        let families: Vec<MetricFamily> = collector.collect();
+        let described = collector.desc().into_iter().zip(families);
+        let described = described.map(|(desc, family)| Described {
+            name: desc.fq_name.clone(),
+            kind: match family.get_field_type() {
+                MetricType::COUNTER => "counter",
+                MetricType::GAUGE => "gauge",
+                MetricType::HISTOGRAM => "histogram",
+                MetricType::SUMMARY | MetricType::UNTYPED => "other",
+            },
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        });
+        let described: Vec<Described> = described.collect();
+        self.registry.register(collector)?;
+        if let Ok(mut all) = self.described.lock() {
+            all.extend(described);
+        }
+        Ok(())
     }
 }
 
@@ -225,5 +367,57 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing from\n{text}");
         }
+    }
+
+    /// Rows of the page are `| name | type | labels | help | what to do |`.
+    #[test]
+    fn the_page_lists_every_metric_and_no_other() {
+        let page = include_str!("../../docs/metrics.md");
+        let listed: Vec<Vec<&str>> = page
+            .lines()
+            .filter(|line| line.starts_with("| `tile_proxy_"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let mut registered = Metrics::new().expect("registered").described();
+        registered.sort_by(|a, b| a.name.cmp(&b.name));
+        for metric in &registered {
+            let Described {
+                name,
+                kind,
+                labels,
+                help,
+            } = metric;
+            assert!(
+                help.ends_with('.'),
+                "{name}: its help is a sentence: {help}"
+            );
+            let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+            let row = format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "));
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let found = listed
+                .iter()
+                .find(|cells| cells.first() == Some(&&*format!("`{name}`")));
+            let found = found.unwrap_or_else(|| panic!("docs/metrics.md lacks this row:\n{row}"));
+            assert_eq!(
+                found[..4],
+                cells[..4],
+                "the row of {name} should begin so:\n{row}"
+            );
+            assert!(
+                found.get(4).is_some_and(|todo| todo.len() > 10),
+                "docs/metrics.md does not say what to do when {name} moves"
+            );
+        }
+        let names: Vec<String> = registered.iter().map(|m| format!("`{}`", m.name)).collect();
+        let gone: Vec<&str> = listed
+            .iter()
+            .filter_map(|cells| cells.first().copied())
+            .filter(|name| !names.iter().any(|known| known == name))
+            .collect();
+        assert!(
+            gone.is_empty(),
+            "docs/metrics.md lists what is not there: {gone:?}"
+        );
+        assert_eq!(listed.len(), registered.len(), "a metric is listed twice");
     }
 }

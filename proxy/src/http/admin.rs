@@ -61,7 +61,7 @@ pub(super) async fn route(
     let refused = || refusal(site, peer, request.headers());
     match path {
         "ready" if reading => ready(site, service),
-        "cache/stats" if reading => json::ok(&stats(site, service)),
+        "cache/stats" if reading => json::ok(&stats(service)),
         "cache/sync" if reading => match service.syncs.progress() {
             Some(progress) => json::ok(&progress),
             None => json::error(

@@ -162,6 +162,7 @@ async fn accept(
             if !full.swap(true, Ordering::Relaxed) {
                 warn!("connection limit reached; refusing new ones");
             }
+            server.site.metrics.connections_refused.inc();
             continue;
         };
         full.store(false, Ordering::Relaxed);
@@ -169,7 +170,9 @@ async fn accept(
         let connection = serve(Arc::clone(&server), stream, peer, role, Arc::clone(&asked));
         let connection = graceful.watch(connection);
         let first_request = server.first_request;
+        let metrics = Arc::clone(&server.site.metrics);
         tokio::spawn(async move {
+            metrics.connections.inc();
             // hyper bounds the time for each head once it knows the protocol; this bounds the time
             // until then.
             let silent = async {
@@ -184,8 +187,12 @@ async fn accept(
                         debug!(%peer, %error, "connection ended");
                     }
                 }
-                () = silent => debug!(%peer, "connection without a request closed"),
+                () = silent => {
+                    metrics.connections_cut.inc();
+                    debug!(%peer, "connection without a request closed");
+                }
             }
+            metrics.connections.dec();
             drop(permit);
         });
     }

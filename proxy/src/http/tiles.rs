@@ -38,26 +38,27 @@ pub(super) async fn route(
         .strip_prefix("/api/v2")
         .filter(|rest| rest.starts_with('/'))
         .unwrap_or(path);
-    let (kind, reply) = match path.strip_prefix('/').unwrap_or(path) {
-        "checkpoint" => ("checkpoint", checkpoint(site, service).await),
+    let counts = service.log.counts();
+    let (duration, reply) = match path.strip_prefix('/').unwrap_or(path) {
+        "checkpoint" => (&counts.checkpoint_duration, checkpoint(site, service).await),
         path if path.starts_with("tile/") => match parse_lenient(path) {
             Ok(resource) => {
-                let kind = match resource {
-                    Resource::Bundle(_) => "bundle",
-                    Resource::Tile(_) => "tile",
+                let duration = match resource {
+                    Resource::Bundle(_) => &counts.bundle_duration,
+                    Resource::Tile(_) => &counts.tile_duration,
                 };
-                (kind, read(service, resource, headers).await)
+                (duration, read(service, resource, headers).await)
             }
-            Err(error @ PathError::OutOfReach) => ("tile", plain::not_found(&error.to_string())),
-            Err(error) => ("tile", plain::bad_request(&error.to_string())),
+            Err(error @ PathError::OutOfReach) => {
+                (&counts.tile_duration, plain::not_found(&error.to_string()))
+            }
+            Err(error) => (
+                &counts.tile_duration,
+                plain::bad_request(&error.to_string()),
+            ),
         },
         _ => return plain::not_found("a log has `checkpoint`, `tile/…` and `tile/entries/…`"),
     };
-    let log = service.log.name();
-    let duration = site
-        .metrics
-        .request_duration
-        .with_label_values(&[log, kind]);
     duration.observe(begin.elapsed().as_secs_f64());
     reply
 }

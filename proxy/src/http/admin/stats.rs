@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use crate::http::{Service, Site};
+use crate::http::Service;
 
 /// `GET /_admin/cache/stats`.
 #[derive(Debug, Serialize)]
@@ -41,10 +41,9 @@ struct UpstreamStats {
 }
 
 /// The statistics of this moment.
-pub(super) fn stats(site: &Site, service: &Service) -> Stats {
+pub(super) fn stats(service: &Service) -> Stats {
     let (log, usage) = (&service.log, service.cache.usage());
-    let hits = site.metrics.hits.with_label_values(&[log.name()]).get();
-    let misses = site.metrics.misses.with_label_values(&[log.name()]).get();
+    let (hits, misses) = (log.counts().hits.get(), log.counts().misses.get());
     let trusted = log.trusted();
     let last_error = log
         .last_refresh()
