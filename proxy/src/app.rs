@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    cache::{Cache, CacheError, LockError},
+    cache::{Cache, CacheError, LOCK_WAIT, LockError},
     config::{LogSettings, Settings},
     http::{AdminPolicy, Listener, Role, Server, Service, Site},
     log::{Log, LogOptions},
@@ -118,7 +118,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 pub fn is_cache_busy(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),
-        Some(CacheError::Lock(LockError::Busy(_)))
+        Some(CacheError::Lock(LockError::Busy { .. }))
     )
 }
 
@@ -131,6 +131,7 @@ async fn open(
     let config = &settings.config;
     let cache = Cache::open(
         &config.cache.base_path,
+        LOCK_WAIT,
         settings.memory_budget,
         settings.disk_budget,
         metrics.store_refused.clone(),

@@ -18,10 +18,12 @@
 
 mod durable;
 pub mod files;
+mod list;
 mod lock;
 mod names;
 pub mod slots;
 mod usage;
+mod view;
 
 use std::{
     fs,
@@ -47,6 +49,7 @@ use self::{
 pub use self::{
     lock::{LOCK_WAIT, LockError},
     usage::Usage,
+    view::View,
 };
 use crate::{
     log::verify::{VerifiedBundle, VerifiedTile},
@@ -154,6 +157,18 @@ pub struct LogStore {
 }
 
 impl LogStore {
+    fn new(number: u32, origin: &str, directory: PathBuf, groups: Groups) -> Self {
+        Self {
+            number,
+            origin: origin.to_owned(),
+            groups,
+            files: Files::new(directory.clone()),
+            directory,
+            tiles: AtomicU64::new(0),
+            upstream: AtomicU32::new(0),
+        }
+    }
+
     /// The log's origin.
     pub fn origin(&self) -> &str {
         &self.origin
@@ -161,7 +176,7 @@ impl LogStore {
 }
 
 impl Cache {
-    /// Opens the cache at `base`, and waits up to [`LOCK_WAIT`] for another process to leave it.
+    /// Opens the cache at `base`, and waits up to `lock_wait` for another process to leave it.
     ///
     /// Uses at most `disk_budget` bytes, and at most nine tenths of the file system, which may be
     /// smaller than whoever set the budget thinks: the rest is for checkpoints.
@@ -172,6 +187,7 @@ impl Cache {
     /// See [`CacheError`].
     pub async fn open(
         base: &Path,
+        lock_wait: Duration,
         memory_budget: u64,
         disk_budget: u64,
         refused: IntCounter,
@@ -181,8 +197,11 @@ impl Cache {
             source,
         };
         fs::create_dir_all(base.join("tiles")).map_err(in_base)?;
-        let lock = lock::Lock::wait(&base.join("LOCK")).await?;
-        check_format(&base.join("FORMAT"))?;
+        let lock = lock::Lock::wait(&base.join("LOCK"), lock_wait).await?;
+        let format = base.join("FORMAT");
+        if !has_format(&format)? {
+            write_and_rename(&format, format!("{FORMAT}\n").as_bytes()).map_err(in_base)?;
+        }
         // The names that every later one is below.
         sync_directories(&base.join("tiles"), base).map_err(in_base)?;
         let usage = Arc::new(Usage {
@@ -209,17 +228,10 @@ impl Cache {
 
     /// The part for the log with this origin. Call once a log.
     pub fn log(&self, origin: &str) -> LogStore {
-        let hash = hex::encode(Hash::of(origin.as_bytes()).0);
-        let directory = self.base.join("tiles").join(hash);
-        LogStore {
-            number: self.logs.fetch_add(1, Ordering::Relaxed),
-            origin: origin.to_owned(),
-            groups: Groups::new(directory.clone()),
-            files: Files::new(directory.clone()),
-            directory,
-            tiles: AtomicU64::new(0),
-            upstream: AtomicU32::new(0),
-        }
+        let directory = directory_of(&self.base, origin);
+        let groups = Groups::new(directory.clone());
+        let number = self.logs.fetch_add(1, Ordering::Relaxed);
+        LogStore::new(number, origin, directory, groups)
     }
 
     /// Origins of the logs that something is stored for.
@@ -227,14 +239,7 @@ impl Cache {
     /// # Errors
     /// When the directory cannot be read.
     pub fn origins(&self) -> io::Result<Vec<String>> {
-        let mut origins = Vec::new();
-        for entry in fs::read_dir(self.base.join("tiles"))? {
-            if let Ok(origin) = fs::read_to_string(entry?.path().join("origin")) {
-                origins.push(origin.trim_end_matches('\n').to_owned());
-            }
-        }
-        origins.sort();
-        Ok(origins)
+        stored_origins(&self.base)
     }
 
     /// A resource from memory; everything there is proven.
@@ -346,20 +351,39 @@ impl Cache {
     }
 }
 
-fn check_format(path: &Path) -> Result<(), CacheError> {
-    let in_format = |source| CacheError::Io {
-        path: path.to_owned(),
-        source,
-    };
+/// Directory of the log with this origin.
+fn directory_of(base: &Path, origin: &str) -> PathBuf {
+    base.join("tiles").join(origin_hash(origin))
+}
+
+/// The name of a log's directory: the hex SHA-256 of its origin.
+pub fn origin_hash(origin: &str) -> String {
+    hex::encode(Hash::of(origin.as_bytes()).0)
+}
+
+fn stored_origins(base: &Path) -> io::Result<Vec<String>> {
+    let mut origins = Vec::new();
+    for entry in fs::read_dir(base.join("tiles"))? {
+        if let Ok(origin) = fs::read_to_string(entry?.path().join("origin")) {
+            origins.push(origin.trim_end_matches('\n').to_owned());
+        }
+    }
+    origins.sort();
+    Ok(origins)
+}
+
+/// Whether the layout is ours; `false` where nothing says which it is.
+fn has_format(path: &Path) -> Result<bool, CacheError> {
     match fs::read_to_string(path) {
-        Ok(found) if found.trim() == FORMAT.to_string() => Ok(()),
+        Ok(found) if found.trim() == FORMAT.to_string() => Ok(true),
         Ok(found) => Err(CacheError::Format {
             path: path.to_owned(),
             found: found.trim().to_owned(),
         }),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            write_and_rename(path, format!("{FORMAT}\n").as_bytes()).map_err(in_format)
-        }
-        Err(error) => Err(in_format(error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(CacheError::Io {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }

@@ -96,25 +96,39 @@ impl Files {
 
     /// The stored checkpoints, largest first. Nothing about them is proven.
     pub fn read_checkpoints(&self) -> io::Result<Vec<StoredCheckpoint>> {
-        let mut stored = Vec::new();
-        for size in self.checkpoint_sizes()?.into_iter().rev() {
-            let [note, edge] = self.checkpoint_paths(size);
-            let stored_at = fs::metadata(&note)
-                .and_then(|metadata| metadata.modified())
-                .ok();
-            let edge = match fs::read(edge) {
-                // Not what a crash leaves; but the note is still the floor.
-                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-                edge => edge?,
-            };
-            let note = fs::read(note)?;
-            stored.push(StoredCheckpoint {
-                note: note.into(),
-                edge: edge.into(),
-                stored_at,
-            });
-        }
-        Ok(stored)
+        let sizes = self.checkpoint_sizes()?;
+        sizes
+            .into_iter()
+            .rev()
+            .map(|size| self.read_checkpoint(size))
+            .collect()
+    }
+
+    /// The checkpoint stored under this tree size. Nothing about it is proven, not even the size.
+    pub fn read_checkpoint(&self, size: u64) -> io::Result<StoredCheckpoint> {
+        let [note, edge] = self.checkpoint_paths(size);
+        let stored_at = fs::metadata(&note)
+            .and_then(|metadata| metadata.modified())
+            .ok();
+        let edge = match fs::read(edge) {
+            // Not what a crash leaves; but the note is still the floor.
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            edge => edge?,
+        };
+        Ok(StoredCheckpoint {
+            note: fs::read(note)?.into(),
+            edge: edge.into(),
+            stored_at,
+        })
+    }
+
+    /// Removes what is stored under this tree size and turned out to be no checkpoint.
+    pub fn remove_checkpoint(&self, size: u64) -> io::Result<()> {
+        let [note, edge] = self.checkpoint_paths(size);
+        fs::remove_file(note)?;
+        // A stray edge means nothing.
+        let _ = fs::remove_file(edge);
+        sync_directories(&self.checkpoint_directory(), &self.directory)
     }
 
     /// Stores a checkpoint. On return it survives a power loss, and so does everything it needs, if
@@ -157,7 +171,7 @@ impl Files {
     /// Returns where they are, or `None` if they are there already, or if there is evidence enough.
     pub fn write_evidence(&self, trusted: &[u8], offered: &[u8]) -> io::Result<Option<PathBuf>> {
         let digest = hex::encode(&crate::tlog::Hash::of(offered).0[..8]);
-        let evidence = self.directory.join("evidence");
+        let evidence = self.evidence_directory();
         let directory = evidence.join(digest);
         fs::create_dir_all(&evidence)?;
         let last = directory.join("offered.checkpoint");
@@ -218,6 +232,28 @@ impl Files {
         Ok(widths)
     }
 
+    /// Widths of the bundles stored at an index, ascending.
+    pub fn bundle_widths(&self, index: u64) -> io::Result<Vec<u16>> {
+        let Some(full) = Bundle::new(index, FULL_WIDTH) else {
+            return Ok(Vec::new());
+        };
+        let mut widths = self.stored_partials(full)?;
+        if self.bundle_path(full).try_exists()? {
+            widths.push(FULL_WIDTH);
+        }
+        Ok(widths)
+    }
+
+    /// Where the bundles are.
+    pub(super) fn entries_directory(&self) -> PathBuf {
+        self.directory.join("entries")
+    }
+
+    /// Where contradictions are kept.
+    pub(super) fn evidence_directory(&self) -> PathBuf {
+        self.directory.join("evidence")
+    }
+
     fn checkpoint_directory(&self) -> PathBuf {
         self.directory.join("checkpoints")
     }
@@ -228,7 +264,7 @@ impl Files {
     }
 
     /// Sizes for which a note is stored, ascending.
-    fn checkpoint_sizes(&self) -> io::Result<Vec<u64>> {
+    pub fn checkpoint_sizes(&self) -> io::Result<Vec<u64>> {
         let entries = match fs::read_dir(self.checkpoint_directory()) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -248,7 +284,7 @@ impl Files {
 }
 
 /// Reads a file that must not be larger than `limit` bytes.
-fn read_at_most(path: &Path, limit: usize) -> io::Result<Bytes> {
+pub(super) fn read_at_most(path: &Path, limit: usize) -> io::Result<Bytes> {
     if fs::metadata(path)?.len() > limit as u64 {
         return Err(io::Error::new(
             ErrorKind::InvalidData,

@@ -9,7 +9,7 @@ use std::{
 
 use tracing::info;
 
-/// How long a second process waits, alive but not ready, before it gives up.
+/// How long a second proxy waits, alive but not ready, before it gives up.
 pub const LOCK_WAIT: Duration = Duration::from_secs(120);
 
 /// How often it looks.
@@ -19,9 +19,14 @@ const LOCK_POLL: Duration = Duration::from_millis(250);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process still has it after [`LOCK_WAIT`].
-    #[error("another process uses the cache: {0} was locked for {wait} seconds", wait = LOCK_WAIT.as_secs())]
-    Busy(PathBuf),
+    /// Another process still has it after the wait.
+    #[error("another process uses the cache: {path} was locked for {wait:?}")]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+        /// How long this process waited.
+        wait: Duration,
+    },
     /// The file cannot be locked.
     #[error("cannot lock {path}: {source}")]
     Io {
@@ -39,8 +44,8 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock.
-    pub(super) async fn wait(path: &Path) -> Result<Self, LockError> {
+    /// Waits for the lock, no longer than `wait`.
+    pub(super) async fn wait(path: &Path, wait: Duration) -> Result<Self, LockError> {
         let failed = |source| LockError::Io {
             path: path.to_owned(),
             source,
@@ -52,13 +57,16 @@ impl Lock {
             .truncate(false)
             .open(path)
             .map_err(failed)?;
-        let deadline = tokio::time::Instant::now() + LOCK_WAIT;
+        let deadline = tokio::time::Instant::now() + wait;
         let mut told = false;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {}
-                Err(TryLockError::WouldBlock) => return Err(LockError::Busy(path.to_owned())),
+                Err(TryLockError::WouldBlock) => {
+                    let path = path.to_owned();
+                    return Err(LockError::Busy { path, wait });
+                }
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             if !told {
@@ -78,16 +86,19 @@ mod tests {
     async fn the_second_process_waits_for_the_first_and_not_for_ever() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("LOCK");
-        let first = Lock::wait(&path).await.expect("free");
-        let begin = tokio::time::Instant::now();
-        assert!(matches!(Lock::wait(&path).await, Err(LockError::Busy(_))));
-        assert!(begin.elapsed() >= LOCK_WAIT);
+        let first = Lock::wait(&path, LOCK_WAIT).await.expect("free");
+        for wait in [Duration::ZERO, LOCK_WAIT] {
+            let begin = tokio::time::Instant::now();
+            let refused = Lock::wait(&path, wait).await;
+            assert!(matches!(refused, Err(LockError::Busy { .. })));
+            assert!(begin.elapsed() >= wait && begin.elapsed() <= wait + LOCK_POLL);
+        }
 
         let leave = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(30)).await;
             drop(first);
         });
-        assert!(Lock::wait(&path).await.is_ok());
+        assert!(Lock::wait(&path, LOCK_WAIT).await.is_ok());
         leave.await.expect("left");
     }
 }

@@ -49,12 +49,12 @@ impl Cache {
 
 /// An upstream in `upstreams.json`.
 #[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
-struct NamedUpstream {
+pub(super) struct NamedUpstream {
     name: String,
-    url: String,
+    pub(super) url: String,
 }
 
-fn known_upstreams(path: &Path) -> io::Result<BTreeMap<u32, NamedUpstream>> {
+pub(super) fn known_upstreams(path: &Path) -> io::Result<BTreeMap<u32, NamedUpstream>> {
     match fs::read(path) {
         // Only names in records hang on it: a damaged one is begun afresh.
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),

@@ -93,6 +93,17 @@ pub enum Slot {
     Vacant,
 }
 
+/// What a group is opened for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Access {
+    /// Writing; created if it is not there.
+    Create,
+    /// Reading beside a process that may write.
+    Read,
+    /// Writing, if it is there.
+    Write,
+}
+
 /// 1,024 neighbouring full tiles of one level.
 #[derive(Debug)]
 pub struct Group {
@@ -105,17 +116,18 @@ pub struct Group {
 }
 
 impl Group {
-    /// Opens a group, or creates it. `None` if it does not exist and is not to be created.
-    fn open(directory: &Path, group: u64, create: bool) -> io::Result<Option<Self>> {
+    /// Opens a group. `None` if it does not exist and is not to be created.
+    fn open(directory: &Path, group: u64, access: Access) -> io::Result<Option<Self>> {
+        let create = access == Access::Create;
         let open = |extension: &str, length: u64| -> io::Result<File> {
             let path = directory.join(format!("{group}.{extension}"));
             let file = OpenOptions::new()
                 .read(true)
-                .write(true)
+                .write(access != Access::Read)
                 .create(create)
                 .truncate(false)
                 .open(path)?;
-            if file.metadata()?.len() < length {
+            if access != Access::Read && file.metadata()?.len() < length {
                 file.set_len(length)?; // sparse: takes no blocks yet
             }
             Ok(file)
@@ -139,8 +151,14 @@ impl Group {
     /// Reads one slot. Blocks on the disk; one read of 64 bytes and one of 8,192.
     pub fn read(&self, slot: u64) -> io::Result<Slot> {
         let mut record = [0; RECORD_BYTES];
-        self.meta
-            .read_exact_at(&mut record, slot * RECORD_BYTES as u64)?;
+        match self
+            .meta
+            .read_exact_at(&mut record, slot * RECORD_BYTES as u64)
+        {
+            // Shorter than a group's while another process creates it.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Slot::Vacant),
+            read => read?,
+        }
         if record == [0; RECORD_BYTES] {
             return Ok(Slot::Vacant);
         }
@@ -148,8 +166,13 @@ impl Group {
             return Ok(Slot::Corrupt);
         };
         let mut bytes = vec![0; FULL_TILE_BYTES];
-        self.tiles
-            .read_exact_at(&mut bytes, slot * FULL_TILE_BYTES as u64)?;
+        match self
+            .tiles
+            .read_exact_at(&mut bytes, slot * FULL_TILE_BYTES as u64)
+        {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Slot::Corrupt),
+            read => read?,
+        }
         if Hash::of(&bytes) != record.digest {
             return Ok(Slot::Corrupt);
         }
@@ -201,6 +224,8 @@ impl Group {
 #[derive(Debug)]
 pub struct Groups {
     directory: PathBuf,
+    /// What groups that exist are opened for.
+    access: Access,
     open: Recent<(u8, u64), Arc<Group>>,
 }
 
@@ -209,18 +234,27 @@ impl Groups {
     pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
+            access: Access::Write,
             open: Recent::new(OPEN_GROUPS),
+        }
+    }
+
+    /// The groups below a log's directory, which may belong to another process, or be read-only.
+    pub(super) fn read_only(directory: PathBuf) -> Self {
+        Self {
+            access: Access::Read,
+            ..Self::new(directory)
         }
     }
 
     /// The group of a full tile, and its slot there; `None` if nothing was ever stored near it.
     pub fn find(&self, level: u8, index: u64) -> io::Result<Option<(Arc<Group>, u64)>> {
-        self.get(level, index, false)
+        self.get(level, index, self.access)
     }
 
     /// As [`Groups::find`], and creates the group.
     pub(super) fn find_or_create(&self, level: u8, index: u64) -> io::Result<(Arc<Group>, u64)> {
-        self.get(level, index, true)?
+        self.get(level, index, Access::Create)?
             .ok_or_else(|| ErrorKind::NotFound.into())
     }
 
@@ -229,12 +263,12 @@ impl Groups {
         self.directory.join(level.to_string())
     }
 
-    fn get(&self, level: u8, index: u64, create: bool) -> io::Result<Option<(Arc<Group>, u64)>> {
+    fn get(&self, level: u8, index: u64, access: Access) -> io::Result<Option<(Arc<Group>, u64)>> {
         let (group, slot) = (index / GROUP_SLOTS, index % GROUP_SLOTS);
         if let Some(open) = self.open.get(&(level, group)) {
             return Ok(Some((open, slot)));
         }
-        let Some(opened) = Group::open(&self.level_directory(level), group, create)? else {
+        let Some(opened) = Group::open(&self.level_directory(level), group, access)? else {
             return Ok(None);
         };
         // Two at once may both open it; the files are the same, so either may stay.
