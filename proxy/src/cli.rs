@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod fsck;
+mod logs;
 mod serve;
 mod sync;
 
@@ -19,12 +21,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Check),
+    Fsck(fsck::Fsck),
     Serve(serve::Serve),
     Sync(sync::Sync),
 }
 
 /// Exit code for a bad configuration (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
+
+/// Exit code where 1 already means a finding, and the work could not be done (`EX_IOERR`).
+const EXIT_IO: u8 = 74;
 
 /// Exit code for anything else that went wrong.
 const EXIT_FAILURE: u8 = 1;
@@ -33,6 +39,7 @@ const EXIT_FAILURE: u8 = 1;
 pub async fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(command) => command.run(),
+        Command::Fsck(command) => command.run().await,
         Command::Serve(command) => command.run().await,
         Command::Sync(command) => command.run().await,
     }

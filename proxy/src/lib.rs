@@ -13,6 +13,7 @@
 //! | [`cache`] | verified resources: a set in memory over group files on the disk |
 //! | [`cli`] | one file a subcommand |
 //! | [`config`] | every key, its unit, default and reason |
+//! | [`fsck`] | proving everything in a cache again |
 //! | [`http`] | routes, headers and limits |
 //! | [`log`] | the read path of one log, and how its checkpoints are followed |
 //! | [`metrics`] | every metric |
@@ -26,6 +27,7 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod fsck;
 pub mod http;
 pub mod log;
 pub mod metrics;

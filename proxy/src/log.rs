@@ -9,6 +9,7 @@ pub mod fetch;
 mod fill;
 mod follow;
 mod restore;
+pub mod stored;
 pub mod timeline;
 pub mod verify;
 

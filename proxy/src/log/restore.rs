@@ -133,18 +133,22 @@ impl Log {
 }
 
 /// A stored checkpoint, looked at again.
-struct Restored {
-    checkpoint: Checkpoint,
-    note: Bytes,
+pub(super) struct Restored {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) note: Bytes,
     /// `None` if the stored tiles do not fold to the root any more.
-    edge: Option<VerifiedEdge>,
+    pub(super) edge: Option<VerifiedEdge>,
     /// Whether a key that is known now signed it. Keys are withdrawn; the floor is not.
-    verified: bool,
+    pub(super) verified: bool,
 }
 
 impl Restored {
     /// `None` if it is not a checkpoint of this log.
-    fn new(stored: &StoredCheckpoint, origin: &str, keys: &[VerifierKey]) -> Option<Self> {
+    pub(super) fn new(
+        stored: &StoredCheckpoint,
+        origin: &str,
+        keys: &[VerifierKey],
+    ) -> Option<Self> {
         let (text, verified) = match note::open(&stored.note, keys) {
             Ok(text) => (text, true),
             Err(_) => (note::text_unverified(&stored.note).ok()?, false),

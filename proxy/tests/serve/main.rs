@@ -1,5 +1,6 @@
 //! The real binary between scripted logs and plain HTTP clients.
 
+mod fsck;
 mod honest;
 mod hostile;
 mod process;

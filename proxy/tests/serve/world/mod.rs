@@ -1,11 +1,13 @@
 //! A scripted world for the real binary: a signed log of any size, an upstream that lies in every
 //! way we can think of, and a proxy process on ports of its own.
 
+mod command;
 mod fixture_log;
 mod proxy;
 mod upstream;
 
 pub(crate) use self::{
+    command::{Outcome, run, sync_all},
     fixture_log::FixtureLog,
     proxy::{Proxy, cache_directory, eventually, request},
     upstream::{Answer, Upstream},

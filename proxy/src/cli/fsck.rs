@@ -1,0 +1,196 @@
+//! `tile-proxy fsck`: proves everything in a cache again, and prints what it found.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Args;
+use prometheus::IntCounter;
+use serde::Serialize;
+
+use super::{
+    EXIT_CONFIG, EXIT_FAILURE, EXIT_IO,
+    check::settings,
+    fail,
+    logs::{KnownLog, Opened, known_logs, not_opened, progress_bar},
+};
+use crate::{
+    config::Settings,
+    fsck::{Options, Report, check},
+};
+
+/// Prove everything in the cache again.
+///
+/// Every full tile against its parent up to the signed root, every entry bundle against its tile,
+/// every checkpoint by its signatures, its edge tiles and the history it shares with the others.
+/// May run beside a proxy that serves the cache, except with --repair.
+///
+/// "unprovable" is no damage: what would prove it is not stored, or no configured key signed it.
+/// "missing" is in the log's tree and not in the cache, which need not have everything.
+///
+/// Ends with 0 if nothing is damaged; 1 if something is, also when it was removed; 74 if the cache
+/// cannot be read; 75 if --repair finds another process in it; 78 on a bad configuration.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  tile-proxy fsck --config tile-proxy.yaml\n  \
+    tile-proxy fsck --config tile-proxy.yaml --repair\n  \
+    tile-proxy fsck --config tile-proxy.yaml --json | jq '.logs[].tiles'"
+)]
+pub(super) struct Fsck {
+    /// Configuration file, YAML: where the cache is, and which keys may sign.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Name of the log; everything in the cache if not given.
+    #[arg(long, value_name = "NAME")]
+    log: Option<String>,
+    /// Remove what is damaged, so that it is fetched again. No proxy may be running on the cache.
+    #[arg(long)]
+    repair: bool,
+    /// Print one JSON object in place of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Output<'a> {
+    version: u8,
+    clean: bool,
+    logs: &'a [Report],
+}
+
+impl Fsck {
+    pub(super) async fn run(self) -> ExitCode {
+        let settings = match settings(&self.config) {
+            Ok(settings) => settings,
+            Err(code) => return code,
+        };
+        let known = match known_logs(&settings, self.log.as_deref()) {
+            Ok(known) => known,
+            Err(error) => return fail(EXIT_CONFIG, &error),
+        };
+        let opened = match self.open(&settings).await {
+            Ok(opened) => opened,
+            Err(code) => return code,
+        };
+        let json = self.json;
+        // Reads and hashes for as long as it takes: not on the threads that wait for others.
+        let checked = tokio::task::spawn_blocking(move || self.check(&opened, &known)).await;
+        match checked.context("the check ended badly").and_then(|c| c) {
+            Ok(reports) => print(&reports, json),
+            Err(error) => fail(EXIT_IO, &error),
+        }
+    }
+
+    async fn open(&self, settings: &Settings) -> Result<Opened, ExitCode> {
+        let base = &settings.config.cache.base_path;
+        let opened = if self.repair {
+            let unused = IntCounter::new("refused", "unused").map_err(|e| fail(EXIT_IO, &e.into()));
+            Opened::locked(settings, unused?).await
+        } else {
+            Opened::beside(settings)
+        };
+        opened.map_err(|error| not_opened(error, base, EXIT_IO))
+    }
+
+    fn check(&self, opened: &Opened, known: &[KnownLog]) -> anyhow::Result<Vec<Report>> {
+        let mut reports = Vec::new();
+        for (name, origin, keys) in self.logs(opened, known)? {
+            let bar = progress_bar("fsck", "groups");
+            let options = Options {
+                log: &name,
+                keys: &keys,
+                repair: self.repair,
+                progress: &|done, total| {
+                    bar.set_length(total as u64);
+                    bar.set_position(done as u64);
+                },
+            };
+            let store = Arc::new(opened.log(&origin));
+            let report = check(&store, &options)
+                .with_context(|| format!("cannot read what is stored for `{origin}`"))?;
+            bar.finish_and_clear();
+            reports.push(report);
+        }
+        Ok(reports)
+    }
+
+    /// Name, origin and keys of every log to check: those that are configured, and whatever else is
+    /// in the cache, with all keys there are.
+    fn logs(&self, opened: &Opened, known: &[KnownLog]) -> anyhow::Result<Vec<Checked>> {
+        let mut logs: Vec<Checked> = Vec::new();
+        for log in known {
+            if let Some(origin) = opened.origin_of(log)? {
+                logs.push((log.name.clone(), origin, log.keys.to_vec()));
+            }
+        }
+        if self.log.is_none() {
+            let all: Vec<_> = known.iter().flat_map(|log| log.keys.to_vec()).collect();
+            for origin in opened.origins()? {
+                if logs.iter().all(|(_, known, _)| *known != origin) {
+                    logs.push((String::new(), origin, all.clone()));
+                }
+            }
+        }
+        Ok(logs)
+    }
+}
+
+type Checked = (String, String, Vec<crate::note::vkey::VerifierKey>);
+
+fn print(reports: &[Report], json: bool) -> ExitCode {
+    let clean = reports.iter().all(|report| report.damaged() == 0);
+    if json {
+        let output = Output {
+            version: 1,
+            clean,
+            logs: reports,
+        };
+        match serde_json::to_string_pretty(&output) {
+            Ok(text) => println!("{text}"),
+            Err(error) => return fail(EXIT_IO, &error.into()),
+        }
+    } else {
+        reports.iter().for_each(print_table);
+        if reports.is_empty() {
+            println!("nothing is stored");
+        }
+    }
+    if clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_FAILURE)
+    }
+}
+
+fn print_table(report: &Report) {
+    for finding in &report.findings {
+        eprintln!("{finding}");
+    }
+    for stray in &report.strays {
+        eprintln!("{stray}: none of the cache's files");
+    }
+    let name = match report.log.as_str() {
+        "" => "not configured",
+        name => name,
+    };
+    match report.size {
+        Some(size) => println!("{} ({name}): {size} entries", report.origin),
+        None => println!(
+            "{} ({name}): no trusted checkpoint, so nothing can be proven",
+            report.origin
+        ),
+    }
+    println!(
+        "  {:<12} {:>10} {:>10} {:>10} {:>10}",
+        "", "proven", "damaged", "unprovable", "missing"
+    );
+    for (kind, counts) in report.kinds() {
+        println!(
+            "  {kind:<12} {:>10} {:>10} {:>10} {:>10}",
+            counts.proven, counts.damaged, counts.unprovable, counts.missing
+        );
+    }
+    if report.removed > 0 {
+        println!("  removed: {}", report.removed);
+    }
+}

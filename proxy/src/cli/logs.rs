@@ -1,0 +1,129 @@
+//! What the commands that work on a cache have in common: which logs, which cache, what is shown.
+
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::bail;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use prometheus::IntCounter;
+
+use super::fail;
+use crate::{
+    app::{EXIT_CACHE_BUSY, is_cache_busy},
+    cache::{Cache, CacheError, LogStore, View},
+    config::Settings,
+    log::stored::is_known,
+    note::vkey::VerifierKey,
+    trust::TrustedKeys,
+};
+
+/// A configured log, and who may sign its checkpoints.
+pub(super) struct KnownLog {
+    pub(super) name: String,
+    /// `None` if the configuration does not say.
+    pub(super) origin: Option<String>,
+    pub(super) keys: Arc<Vec<VerifierKey>>,
+}
+
+/// The configured logs, or the one of this name.
+pub(super) fn known_logs(settings: &Settings, only: Option<&str>) -> anyhow::Result<Vec<KnownLog>> {
+    let wanted = settings
+        .logs
+        .iter()
+        .filter(|log| only.is_none_or(|only| log.name == only));
+    let known: Vec<KnownLog> = wanted
+        .map(|log| {
+            Ok(KnownLog {
+                name: log.name.clone(),
+                origin: log.origin.clone(),
+                keys: TrustedKeys::read(&log.keys)?.current(),
+            })
+        })
+        .collect::<anyhow::Result<_>>()?;
+    if known.is_empty() {
+        let names: Vec<&str> = settings.logs.iter().map(|log| log.name.as_str()).collect();
+        bail!(
+            "no log is called `{}`; there is {}",
+            only.unwrap_or_default(),
+            names.join(", ")
+        );
+    }
+    Ok(known)
+}
+
+/// A cache, with its lock or beside the process that has it.
+pub(super) enum Opened {
+    Beside(View),
+    Locked(Cache),
+}
+
+impl Opened {
+    /// Looks at the configured cache without its lock.
+    pub(super) fn beside(settings: &Settings) -> Result<Self, CacheError> {
+        View::of(&settings.config.cache.base_path).map(Self::Beside)
+    }
+
+    /// Opens the configured cache, and does not wait for another process to leave it.
+    pub(super) async fn locked(
+        settings: &Settings,
+        refused: IntCounter,
+    ) -> Result<Self, CacheError> {
+        let base = &settings.config.cache.base_path;
+        let cache = Cache::open(
+            base,
+            Duration::ZERO,
+            settings.memory_budget,
+            settings.disk_budget,
+            refused,
+        );
+        cache.await.map(Self::Locked)
+    }
+
+    pub(super) fn log(&self, origin: &str) -> LogStore {
+        match self {
+            Self::Beside(view) => view.log(origin),
+            Self::Locked(cache) => cache.log(origin),
+        }
+    }
+
+    pub(super) fn origins(&self) -> std::io::Result<Vec<String>> {
+        match self {
+            Self::Beside(view) => view.origins(),
+            Self::Locked(cache) => cache.origins(),
+        }
+    }
+
+    /// The origin of a configured log: as configured, or as this cache has learned it.
+    pub(super) fn origin_of(&self, log: &KnownLog) -> std::io::Result<Option<String>> {
+        if log.origin.is_some() {
+            return Ok(log.origin.clone());
+        }
+        for origin in self.origins()? {
+            if is_known(&self.log(&origin), &log.keys)? {
+                return Ok(Some(origin));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Prints why a cache could not be opened, and what to do; the exit code says which it was.
+pub(super) fn not_opened(error: CacheError, base: &Path, failure: u8) -> ExitCode {
+    let error = anyhow::Error::from(error);
+    if !is_cache_busy(&error) {
+        return fail(failure, &error);
+    }
+    let hint = "stop it, or scale it to no replicas, and try again";
+    let base = base.display();
+    let error = error.context(format!("a proxy serves from {base}: {hint}"));
+    fail(EXIT_CACHE_BUSY, &error)
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub(super) fn progress_bar(what: &'static str, unit: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    let template = format!("{{msg}} {{bar:30}} {{pos}}/{{len}} {unit} {{eta}}");
+    let style = ProgressStyle::with_template(&template);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(what);
+    bar
+}
