@@ -14,29 +14,40 @@ use crate::{elf, paths};
 /// Makes sure a node can run on this machine, installing Debian packages where that is possible.
 pub fn ensure_node(progress: &Progress) -> Result<()> {
     ensure_root()?;
-    let missing = missing();
-    if missing.is_empty() {
+    ensure(progress, missing_for_node)
+}
+
+/// Makes sure that the servers and the client of the benchmark are there: nginx as Debian ships it,
+/// wrk, and what keeps their files in memory and their processes on a core.
+pub fn ensure_bench(progress: &Progress) -> Result<()> {
+    ensure(progress, || missing(&BENCH_PROGRAMS))
+}
+
+/// Installs the Debian packages that `missing` names, until it names none.
+fn ensure(progress: &Progress, missing: impl Fn() -> Vec<&'static str>) -> Result<()> {
+    let packages = missing();
+    if packages.is_empty() {
         return Ok(());
     }
-    let packages = missing.join(" ");
+    let names = packages.join(" ");
     let Some(apt_get) = paths::program("apt-get") else {
         bail!(
-            "this machine lacks what these packages of Debian provide: {packages}; install the like \
+            "this machine lacks what these packages of Debian provide: {names}; install the like \
              of them with the package manager of this system and try again"
         );
     };
     let step = progress.step("system packages");
-    step.note(&packages);
-    install(&apt_get, &missing, &step)
-        .with_context(|| format!("cannot install packages; try: apt-get install {packages}"))?;
-    let missing = self::missing();
-    if !missing.is_empty() {
+    step.note(&names);
+    install(&apt_get, &packages, &step)
+        .with_context(|| format!("cannot install packages; try: apt-get install {names}"))?;
+    let packages = missing();
+    if !packages.is_empty() {
         bail!(
             "apt-get succeeded, but these still seem to be missing: {}",
-            missing.join(" ")
+            packages.join(" ")
         );
     }
-    step.done(packages);
+    step.done(names);
     Ok(())
 }
 
@@ -88,12 +99,20 @@ pub fn cni_plugins() -> Option<&'static Path> {
 
 /// The Debian packages whose programs are not there. Programs count, not packages: containerd may
 /// as well come from Docker's own repository.
-fn missing() -> Vec<&'static str> {
-    let mut missing: Vec<&str> = PROGRAMS
+fn missing(programs: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    let mut missing: Vec<&str> = programs
         .iter()
         .filter(|(program, _)| paths::program(program).is_none())
         .map(|&(_, package)| package)
         .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing
+}
+
+/// As [`missing`], with what is no program in the path.
+fn missing_for_node() -> Vec<&'static str> {
+    let mut missing = missing(&PROGRAMS);
     if cni_plugins().is_none() {
         missing.push("containernetworking-plugins");
     }
@@ -109,7 +128,6 @@ fn missing() -> Vec<&'static str> {
 }
 
 fn install(apt_get: &Path, packages: &[&str], step: &Step<'_>) -> Result<()> {
-    let containerd_is_new = packages.contains(&"containerd");
     let apt = |args: &[&str]| {
         Run::new(apt_get)
             .args(args)
@@ -127,14 +145,21 @@ fn install(apt_get: &Path, packages: &[&str], step: &Step<'_>) -> Result<()> {
         apt(&["update", "-o", "DPkg::Lock::Timeout=120"])?;
         apt(&args)?;
     }
-    // The package starts containerd as a service of the host. The node brings its own.
-    if containerd_is_new && Path::new("/run/systemd/system").is_dir() {
-        Run::new("systemctl")
-            .args(["disable", "--now", "containerd"])
-            .stdout()?;
+    // These packages start a service of the host. The node and the benchmark bring their own.
+    if Path::new("/run/systemd/system").is_dir() {
+        for (package, service) in SERVICES {
+            if packages.contains(&package) {
+                Run::new("systemctl")
+                    .args(["disable", "--now", service])
+                    .stdout()?;
+            }
+        }
     }
     Ok(())
 }
+
+/// Packages that start a service when they are installed, and its name.
+const SERVICES: [(&str, &str); 2] = [("containerd", "containerd"), ("nginx-light", "nginx")];
 
 /// Programs of the node that come from the distribution, and Debian's package for each.
 const PROGRAMS: [(&str, &str); 11] = [
@@ -149,6 +174,14 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
     ("setsid", "util-linux"),
+];
+
+/// Programs of the benchmark, and Debian's package for each.
+const BENCH_PROGRAMS: [(&str, &str); 4] = [
+    ("nginx", "nginx-light"),
+    ("taskset", "util-linux"),
+    ("vmtouch", "vmtouch"),
+    ("wrk", "wrk"),
 ];
 
 /// Some 80 MB over a slow network.

@@ -1,8 +1,9 @@
-//! The project's commands: `cargo xtask demo`, `test`, `cluster`, `image`, `crds`.
+//! The project's commands: `cargo xtask demo`, `test`, `bench`, `cluster`, `image`, `crds`.
 //!
 //! Thin on purpose: what the commands do is in the harness (`tests/src`), where the end-to-end
 //! tests use it too.
 
+mod bench;
 mod cluster;
 mod crds;
 mod demo;
@@ -30,6 +31,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Bench(bench::Args),
     Cluster(cluster::Args),
     Crds(crds::Args),
     Demo(demo::Args),
@@ -40,6 +42,7 @@ enum Task {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = on_interrupt().and_then(|()| match cli.command {
+        Task::Bench(args) => bench::run(args),
         Task::Cluster(args) => cluster::run(args),
         Task::Crds(args) => crds::run(args),
         Task::Demo(args) => demo::run(args),
