@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use arc_swap::ArcSwap;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,7 +18,7 @@ use tracing::{info, warn};
 use crate::{
     cache::{Cache, CacheError, LOCK_WAIT, LockError},
     config::{LogSettings, Settings},
-    http::{AdminPolicy, Listener, Role, Server, Service, Site},
+    http::{AdminPolicy, Gate, Listener, Role, Rules, Server, Service, Site},
     log::{Log, LogOptions},
     metrics::Metrics,
     sync::Syncs,
@@ -45,12 +46,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         service: OnceLock::new(),
         was_ready: AtomicBool::new(false),
         metrics: Arc::clone(&metrics),
-        admin: AdminPolicy {
-            token: config.admin.token.clone(),
-            loopback: config.admin.loopback,
-        },
-        checkpoint_ttl: settings.checkpoint_ttl,
-        sync_depth: config.sync.depth,
+        rules: ArcSwap::from_pointee(rules(&settings)),
     });
 
     let mut listeners = Vec::new();
@@ -76,7 +72,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     for listener in &listeners {
         info!(address = %listener.address()?, "listening");
     }
-    let server = Server::new(Arc::clone(&site), &config.limits);
+    let server = Arc::new(Server::new(Arc::clone(&site), Gate::new(&config.limits)));
     // Its own token: the servers drain while the rest still works.
     let draining = stop.child_token();
     let serving = tokio::spawn(server.run(listeners, draining.clone(), config.shutdown.drain.0));
@@ -112,6 +108,19 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     }
     info!("stopped");
     outcome
+}
+
+/// What the settings say about answers.
+fn rules(settings: &Settings) -> Rules {
+    let config = &settings.config;
+    Rules {
+        admin: AdminPolicy {
+            token: config.admin.token.clone(),
+            loopback: config.admin.loopback,
+        },
+        checkpoint_ttl: settings.checkpoint_ttl,
+        sync_depth: config.sync.depth,
+    }
 }
 
 /// Whether starting failed because another process keeps the cache.
@@ -184,7 +193,7 @@ async fn sync_on_schedule(site: Arc<Site>, schedule: croner::Cron) {
         let wait = (next - chrono::Utc::now()).to_std().unwrap_or_default();
         tokio::time::sleep(wait).await;
         if let Some(service) = site.service.get() {
-            service.syncs.start(site.sync_depth);
+            service.syncs.start(site.rules.load().sync_depth);
         }
     }
 }

@@ -424,8 +424,12 @@ pub struct Limits {
     pub connections: usize,
     /// Largest head of a request, in bytes; at least 8,192. Defaults to 16,384.
     pub header_bytes: usize,
-    /// How long a client may take to send the head of a request. Defaults to `10s`.
+    /// How long a client may take to send the head of a request, a TLS handshake included. Defaults
+    /// to `10s`.
     pub header_timeout: Interval,
+    /// How long a connection stays open in which nothing goes on: no new request, and less than
+    /// 1,024 bytes a second of an answer taken. Defaults to `60s`.
+    pub idle_timeout: Interval,
     /// Largest checkpoint an upstream may send, in bytes. Defaults to 65,536.
     pub checkpoint_bytes: usize,
     /// Requests to upstreams under way at once. Defaults to 64.
@@ -438,6 +442,7 @@ impl Default for Limits {
             connections: 10_000,
             header_bytes: 16_384,
             header_timeout: Interval::seconds(10),
+            idle_timeout: Interval::seconds(60),
             checkpoint_bytes: 65_536,
             upstream_requests: 64,
         }

@@ -4,21 +4,28 @@
 //! Heads are bounded in size and time; bodies are only read where one is expected, and are small.
 
 pub mod admin;
+mod connection;
 mod respond;
 mod server;
 mod tiles;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
-use http::{Method, Request};
-use hyper::body::Incoming;
+use arc_swap::ArcSwap;
+use http::{HeaderValue, Method, Request, StatusCode, Version, header};
+use hyper::body::{Body as _, Incoming};
 
-use self::respond::{Reply, plain};
-pub use self::server::{Listener, Server};
+pub use self::{
+    connection::Gate,
+    server::{Listener, Server},
+};
+use self::{
+    connection::Session,
+    respond::{Reply, plain},
+};
 use crate::{cache::Cache, config::Source, log::Log, metrics::Metrics, sync::Syncs};
 
 /// What a listener is for.
@@ -40,6 +47,13 @@ pub struct Site {
     pub was_ready: AtomicBool,
     /// For everybody.
     pub metrics: Arc<Metrics>,
+    /// What the configuration says about answers; replaced as a whole.
+    pub rules: ArcSwap<Rules>,
+}
+
+/// What the configuration says about answers. A request holds one version from begin to end.
+#[derive(Debug)]
+pub struct Rules {
     /// Who may change things.
     pub admin: AdminPolicy,
     /// Age from which a checkpoint carries a warning.
@@ -68,28 +82,79 @@ pub struct AdminPolicy {
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-async fn route(site: &Site, role: Role, peer: SocketAddr, request: Request<Incoming>) -> Reply {
-    let path = request.uri().path().to_owned();
+async fn answer(session: &Session, request: Request<Incoming>) -> Reply {
+    let without_body = request.method() == Method::HEAD;
+    let reply = match malformed(&request) {
+        Some(problem) => plain::refused(problem),
+        None => route(session, request).await,
+    };
+    if without_body {
+        return headed(reply);
+    }
+    reply
+}
+
+/// Why a request is not answered at all. What a proxy in front of this one might read otherwise is
+/// refused, and its connection is closed, so that the two cannot disagree where a request ends.
+fn malformed(request: &Request<Incoming>) -> Option<&'static str> {
+    let headers = request.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some("give the body's length: no transfer coding is taken");
+    }
+    if request.version() == Version::HTTP_11 {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        if hosts.next().is_none() || hosts.next().is_some() {
+            return Some("give one `Host`"); // RFC 9112, section 3.2
+        }
+    }
+    let reads = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    );
+    let has_body = || {
+        headers
+            .get(header::CONTENT_LENGTH)
+            .is_some_and(|length| length != "0")
+    };
+    (reads && has_body()).then_some("a request that reads has no body")
+}
+
+async fn route(session: &Session, request: Request<Incoming>) -> Reply {
+    let (site, role) = (&session.site, session.role);
+    let path = request.uri().path();
     if path == "/_admin" || path.starts_with("/_admin/") {
         return match role {
-            Role::Admin | Role::Everything => admin::route(site, peer, request, &path).await,
+            Role::Admin | Role::Everything => admin::route(site, session.peer, request).await,
             Role::Clients => plain::not_found("administration is on another port"),
         };
     }
     if role == Role::Admin {
         return plain::not_found("only administration is on this port");
     }
-    match *request.method() {
-        Method::GET | Method::HEAD => {}
-        Method::OPTIONS => return plain::preflight(),
-        _ => return plain::method_not_allowed("GET, HEAD, OPTIONS"),
+    let reply = match *request.method() {
+        Method::GET | Method::HEAD => match site.service.get() {
+            Some(service) => tiles::route(site, service, request.headers(), path).await,
+            None => {
+                plain::unavailable("the proxy is starting: another process still has its cache")
+            }
+        },
+        Method::OPTIONS => plain::preflight(request.headers()),
+        _ => plain::method_not_allowed("GET, HEAD, OPTIONS"),
+    };
+    if let Some(service) = site.service.get() {
+        service.log.counts().answered(reply.status());
     }
-    match site.service.get() {
-        Some(service) => {
-            let reply = tiles::route(site, service, request.headers(), &path).await;
-            service.log.counts().answered(reply.status());
-            reply
-        }
-        None => plain::unavailable("the proxy is starting: another process still has its cache"),
+    reply
+}
+
+/// The same answer without its body, as `HEAD` gets it, whatever protocol it is sent in.
+fn headed(reply: Reply) -> Reply {
+    let (mut parts, body) = reply.into_parts();
+    if parts.status != StatusCode::NOT_MODIFIED && parts.status != StatusCode::NO_CONTENT {
+        let length = body.size_hint().exact().map(HeaderValue::from);
+        parts
+            .headers
+            .extend(length.map(|length| (header::CONTENT_LENGTH, length)));
     }
+    Reply::from_parts(parts, Default::default())
 }

@@ -42,7 +42,7 @@ pub struct Metrics {
     /// `tile_proxy_responses_total{log, status}`: answers to clients. `status` is one of
     /// [`STATUSES`], or `other`.
     pub responses: IntCounterVec,
-    /// `tile_proxy_connections`: connections of clients that are open.
+    /// `tile_proxy_connections`: connections that are open, administration included.
     pub connections: IntGauge,
     /// `tile_proxy_connections_refused_total`: connections closed at once, because
     /// `limits.connections` are open.
@@ -102,7 +102,7 @@ impl Metrics {
         registry.register(Box::new(store_refused.clone()))?;
         let connections = IntGauge::new(
             "tile_proxy_connections",
-            "Connections of clients that are open.",
+            "Connections that are open, those of administration included.",
         )?;
         registry.register(Box::new(connections.clone()))?;
         let plain_counter = |name: &str, help: &str| {

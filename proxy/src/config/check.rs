@@ -115,6 +115,7 @@ impl Config {
         }
         for (key, interval) in [
             ("limits.header_timeout", Some(self.limits.header_timeout)),
+            ("limits.idle_timeout", Some(self.limits.idle_timeout)),
             (
                 "upstreams[0].timeout",
                 self.upstreams.first().and_then(|upstream| upstream.timeout),

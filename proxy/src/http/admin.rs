@@ -3,19 +3,20 @@
 //! Reads are open; who may change something, [`authorize`] says.
 
 mod authorize;
+mod page;
 mod stats;
 
-use std::{net::SocketAddr, sync::atomic::Ordering};
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use self::{authorize::refusal, stats::stats};
+use self::{authorize::refusal, page::page, stats::stats};
 use super::{
-    Service, Site,
-    respond::{Reply, json, reply, with},
+    Rules, Service, Site,
+    respond::{Reply, json, reply, uncached, with},
 };
 use crate::{
     cache::slots::Slot,
@@ -29,16 +30,17 @@ use crate::{
 /// Largest body of an administrative call; all of them are a few words.
 const MAX_BODY_BYTES: usize = 4_096;
 
+/// Longest wait for such a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Answers a request for something under `/_admin`.
-pub(super) async fn route(
-    site: &Site,
-    peer: SocketAddr,
-    request: Request<Incoming>,
-    path: &str,
-) -> Reply {
+pub(super) async fn route(site: &Site, peer: SocketAddr, request: Request<Incoming>) -> Reply {
     let method = request.method().clone();
     let reading = matches!(method, Method::GET | Method::HEAD);
-    let path = path.trim_start_matches("/_admin").trim_start_matches('/');
+    let path = request.uri().path().to_owned();
+    let path = path.strip_prefix("/_admin").unwrap_or(&path);
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let rules = site.rules.load_full();
     let not_allowed = |allow: &'static str| {
         let message = format!("this takes {allow}");
         let reply = json::error(
@@ -58,8 +60,9 @@ pub(super) async fn route(
         let message = "waiting for another process to leave the cache";
         return json::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message);
     };
-    let refused = || refusal(site, peer, request.headers());
+    let refused = || refusal(&rules.admin, peer, request.headers());
     match path {
+        "" if reading => page(&stats(service), service.syncs.progress().as_ref()),
         "ready" if reading => ready(site, service),
         "cache/stats" if reading => json::ok(&stats(service)),
         "cache/sync" if reading => match service.syncs.progress() {
@@ -71,7 +74,7 @@ pub(super) async fn route(
             ),
         },
         "cache/sync" if method == Method::POST => match refused() {
-            None => start_sync(site, service, request).await,
+            None => start_sync(&rules, service, request).await,
             Some(refusal) => refusal,
         },
         "refresh" if method == Method::POST => match refused() {
@@ -82,12 +85,13 @@ pub(super) async fn route(
             let message = "pruning is not built yet in this version";
             json::error(StatusCode::NOT_IMPLEMENTED, "not_built", message)
         }
-        "ready" | "cache/stats" => not_allowed("GET, HEAD"),
+        "" | "ready" | "cache/stats" => not_allowed("GET, HEAD"),
         "cache/sync" => not_allowed("GET, HEAD, POST"),
         "refresh" => not_allowed("POST"),
         path if reading && path.starts_with("cache/tiles/") => {
             tile(service, path.trim_start_matches("cache/")).await
         }
+        path if path.starts_with("cache/tiles/") => not_allowed("GET, HEAD"),
         _ => json::error(
             StatusCode::NOT_FOUND,
             "not_found",
@@ -122,11 +126,11 @@ fn metrics(site: &Site) -> Reply {
             gauge.set(age.as_secs_f64());
         }
     }
-    reply(
+    uncached(reply(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",
         site.metrics.render(),
-    )
+    ))
 }
 
 /// `GET /_admin/cache/tiles/{L}/{N}`: a stored tile's record.
@@ -198,14 +202,13 @@ async fn tile(service: &Service, path: &str) -> Reply {
     })
 }
 
-async fn start_sync(site: &Site, service: &Service, request: Request<Incoming>) -> Reply {
+async fn start_sync(rules: &Rules, service: &Service, request: Request<Incoming>) -> Reply {
     let malformed = |message: &str| json::error(StatusCode::BAD_REQUEST, "malformed", message);
-    let body = match Limited::new(request.into_body(), MAX_BODY_BYTES)
-        .collect()
-        .await
-    {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return malformed(&format!("the body cannot be read: {error}")),
+    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
+    let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) => return malformed(&format!("the body cannot be read: {error}")),
+        Err(_) => return malformed("the body did not come"),
     };
     let wanted = if body.is_empty() {
         SyncRequest::default()
@@ -226,7 +229,7 @@ async fn start_sync(site: &Site, service: &Service, request: Request<Incoming>) 
         );
         return json::error(StatusCode::NOT_FOUND, "no_such_log", &message);
     }
-    let depth = wanted.depth.unwrap_or(site.sync_depth);
+    let depth = wanted.depth.unwrap_or(rules.sync_depth);
     if depth == 0 {
         return malformed("`depth` must be at least 1");
     }

@@ -1,7 +1,7 @@
 //! Answers, and the headers that each kind of answer always has.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 /// An answer.
@@ -36,7 +36,8 @@ pub(super) fn with(mut reply: Reply, name: HeaderName, value: HeaderValue) -> Re
     reply
 }
 
-fn uncached(reply: Reply) -> Reply {
+/// For answers that are only true now.
+pub(super) fn uncached(reply: Reply) -> Reply {
     with(
         reply,
         header::CACHE_CONTROL,
@@ -84,14 +85,28 @@ pub(super) mod plain {
         error(StatusCode::GATEWAY_TIMEOUT, message)
     }
 
-    /// What a browser asks before it reads from another site.
-    pub(in crate::http) fn preflight() -> Reply {
+    /// A request that is not answered, and the end of its connection.
+    pub(in crate::http) fn refused(problem: &str) -> Reply {
+        let reply = error(StatusCode::BAD_REQUEST, problem);
+        with(reply, header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    /// What a browser asks before it reads from another site. Whatever headers it wants to send
+    /// are fine: none of them changes an answer to somebody else's harm.
+    pub(in crate::http) fn preflight(headers: &HeaderMap) -> Reply {
         let mut reply = uncached(Response::new(Full::default()));
         *reply.status_mut() = StatusCode::NO_CONTENT;
         let (name, value) = CORS;
         let reply = with(reply, name, value);
         let methods = HeaderValue::from_static("GET, HEAD, OPTIONS");
-        with(reply, header::ACCESS_CONTROL_ALLOW_METHODS, methods)
+        let reply = with(reply, header::ACCESS_CONTROL_ALLOW_METHODS, methods.clone());
+        let reply = with(reply, header::ALLOW, methods);
+        let day = HeaderValue::from_static("86400");
+        let reply = with(reply, header::ACCESS_CONTROL_MAX_AGE, day);
+        match headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+            Some(wanted) => with(reply, header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone()),
+            None => reply,
+        }
     }
 }
 

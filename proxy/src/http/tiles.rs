@@ -13,7 +13,10 @@ use super::{
 use crate::{
     cache::Body,
     log::ReadError,
-    tlog::path::{PathError, Resource, parse_lenient},
+    tlog::{
+        HASH_BYTES, Hash,
+        path::{PathError, Resource, parse_lenient},
+    },
 };
 
 /// How old the checkpoint is: seconds since the log confirmed it.
@@ -33,13 +36,9 @@ pub(super) async fn route(
     path: &str,
 ) -> Reply {
     let begin = Instant::now();
-    // Rekor v2 clients have the API's prefix before every path.
-    let path = path
-        .strip_prefix("/api/v2")
-        .filter(|rest| rest.starts_with('/'))
-        .unwrap_or(path);
+    let path = of_log(service, path);
     let counts = service.log.counts();
-    let (duration, reply) = match path.strip_prefix('/').unwrap_or(path) {
+    let (duration, reply) = match path {
         "checkpoint" => (&counts.checkpoint_duration, checkpoint(site, service).await),
         path if path.starts_with("tile/") => match parse_lenient(path) {
             Ok(resource) => {
@@ -61,6 +60,31 @@ pub(super) async fn route(
     };
     duration.observe(begin.elapsed().as_secs_f64());
     reply
+}
+
+/// What of a path names the resource. Before it may stand the log's name or the hash of its origin,
+/// and the prefix of Rekor v2's API, which its clients have before every path.
+fn of_log<'a>(service: &Service, path: &'a str) -> &'a str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    if path.starts_with("tile/") || path == "checkpoint" {
+        return path;
+    }
+    let names_log = |name: &str| {
+        let of_origin = || {
+            service
+                .log
+                .store()
+                .map(|store| Hash::of(store.origin().as_bytes()))
+        };
+        name == service.log.name()
+            || (name.len() == 2 * HASH_BYTES
+                && of_origin().is_some_and(|hash| hex::encode(hash.0) == name))
+    };
+    let path = match path.split_once('/') {
+        Some((name, rest)) if names_log(name) => rest,
+        _ => path,
+    };
+    path.strip_prefix("api/v2/").unwrap_or(path)
 }
 
 async fn checkpoint(site: &Site, service: &Service) -> Reply {
@@ -89,7 +113,7 @@ async fn checkpoint(site: &Site, service: &Service) -> Reply {
         text = with(text, CHECKPOINT_AGE, HeaderValue::from(age.as_secs()));
     }
     // An age that nobody knows is no reason to believe it is fresh.
-    if age.is_none_or(|age| age > site.checkpoint_ttl) {
+    if age.is_none_or(|age| age > site.rules.load().checkpoint_ttl) {
         text = with(text, header::WARNING, STALE);
     }
     text

@@ -1,14 +1,16 @@
 //! The real binary between scripted logs and plain HTTP clients.
 
+mod clients;
 mod fsck;
 mod honest;
 mod hostile;
+mod interface;
 mod process;
 mod world;
 
 use std::sync::Arc;
 
-use world::{FixtureLog, Proxy, Upstream, cache_directory};
+use world::{FixtureLog, Proxy, Upstream, cache_directory, eventually};
 
 /// A world with one honest log of `entries`, and a proxy that is ready.
 fn honest(entries: usize) -> (Arc<FixtureLog>, Upstream, tempfile::TempDir, Proxy) {
@@ -16,6 +18,21 @@ fn honest(entries: usize) -> (Arc<FixtureLog>, Upstream, tempfile::TempDir, Prox
     let upstream = Upstream::serving(&log);
     let cache = cache_directory();
     let proxy = Proxy::ready(&upstream.url(), &log.vkey(), cache.path());
+    (log, upstream, cache, proxy)
+}
+
+/// As [`honest`], with further keys in the configuration.
+fn honest_with(
+    entries: usize,
+    more: &str,
+) -> (Arc<FixtureLog>, Upstream, tempfile::TempDir, Proxy) {
+    let log = Arc::new(FixtureLog::with_entries(entries));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let proxy = Proxy::start(&upstream.url(), &log.vkey(), cache.path(), more);
+    eventually("the proxy is ready", || {
+        proxy.get("/_admin/ready").status == 200
+    });
     (log, upstream, cache, proxy)
 }
 

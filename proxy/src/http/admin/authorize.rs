@@ -7,17 +7,21 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
     http::{
-        Site,
+        AdminPolicy,
         respond::{Reply, json, with},
     },
     tlog::Hash,
 };
 
 /// Why this call may not change anything; `None` if it may.
-pub(super) fn refusal(site: &Site, peer: SocketAddr, headers: &HeaderMap) -> Option<Reply> {
+pub(super) fn refusal(
+    policy: &AdminPolicy,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+) -> Option<Reply> {
     let forbidden = |message: &str| Some(json::error(StatusCode::FORBIDDEN, "forbidden", message));
-    let Some(token) = &site.admin.token else {
-        if !site.admin.loopback {
+    let Some(token) = &policy.token else {
+        if !policy.loopback {
             return forbidden("no `admin.token` is configured and `admin.loopback` is off");
         }
         if !is_local(peer, headers) {

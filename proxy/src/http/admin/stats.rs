@@ -10,34 +10,34 @@ use crate::http::Service;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Stats {
-    version: u32,
-    bytes: u64,
-    budget_bytes: u64,
-    logs: Vec<LogStats>,
+    pub(super) version: u32,
+    pub(super) bytes: u64,
+    pub(super) budget_bytes: u64,
+    pub(super) logs: Vec<LogStats>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct LogStats {
-    name: String,
-    origin: Option<String>,
-    size: Option<u64>,
-    root: Option<String>,
-    checkpoint_age_seconds: Option<u64>,
-    hits: u64,
-    misses: u64,
-    hit_ratio: f64,
-    tiles: u64,
-    upstreams: Vec<UpstreamStats>,
+pub(super) struct LogStats {
+    pub(super) name: String,
+    pub(super) origin: Option<String>,
+    pub(super) size: Option<u64>,
+    pub(super) root: Option<String>,
+    pub(super) checkpoint_age_seconds: Option<u64>,
+    pub(super) hits: u64,
+    pub(super) misses: u64,
+    pub(super) hit_ratio: f64,
+    pub(super) tiles: u64,
+    pub(super) upstreams: Vec<UpstreamStats>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct UpstreamStats {
-    name: String,
-    url: String,
-    healthy: bool,
-    last_error: Option<String>,
+pub(super) struct UpstreamStats {
+    pub(super) name: String,
+    pub(super) url: String,
+    pub(super) healthy: bool,
+    pub(super) last_error: Option<String>,
 }
 
 /// The statistics of this moment.

@@ -4,11 +4,12 @@
 mod command;
 mod fixture_log;
 mod proxy;
+pub(crate) mod raw;
 mod upstream;
 
 pub(crate) use self::{
     command::{Outcome, run, sync_all},
     fixture_log::FixtureLog,
-    proxy::{Proxy, cache_directory, eventually, request},
+    proxy::{Proxy, Response, cache_directory, eventually, request},
     upstream::{Answer, Upstream},
 };

@@ -19,6 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Proxy {
     child: Child,
     address: SocketAddr,
+    /// Where administration is; the same, unless the configuration has `admin_listen`.
+    admin: SocketAddr,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
@@ -63,9 +65,15 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 impl Proxy {
     /// Starts a proxy for one log, and waits until it listens. `more` are further keys.
     pub(crate) fn start(upstream: &str, vkey: &str, cache: &Path, more: &str) -> Self {
+        let more = format!("  upstream_url: {upstream}\n{more}");
+        Self::start_with(vkey, cache, &more)
+    }
+
+    /// As [`Proxy::start`], with the upstream among the further keys.
+    pub(crate) fn start_with(vkey: &str, cache: &Path, more: &str) -> Self {
         let config = cache.join("config.yaml");
         let text = format!(
-            "tile_proxy:\n  listen: 127.0.0.1:0\n  upstream_url: {upstream}\n  \
+            "tile_proxy:\n  listen: 127.0.0.1:0\n  \
              public_keys: [\"{vkey}\"]\n  failover: {{retry_count: 1, retry_delay_ms: 10}}\n  \
              checkpoint: {{refresh_interval: 1s}}\n  log: {{format: json}}\n  \
              cache: {{base_path: {}}}\n{more}",
@@ -86,20 +94,24 @@ impl Proxy {
                 printed.lock().expect("no panic").push(line);
             }
         });
-        let mut address = None;
+        let ports = 1 + usize::from(more.contains("admin_listen"));
+        let mut addresses: Vec<SocketAddr> = Vec::new();
         eventually("the proxy listens", || {
-            address = lines.lock().expect("no panic").iter().find_map(|line| {
-                let line: serde_json::Value = serde_json::from_str(line).ok()?;
-                let listening = line["message"] == "listening";
-                listening
-                    .then(|| line["address"].as_str()?.parse().ok())
-                    .flatten()
-            });
-            address.is_some()
+            let lines = lines.lock().expect("no panic");
+            addresses = lines
+                .iter()
+                .filter_map(|line| {
+                    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                    let listening = line["message"] == "listening";
+                    line["address"].as_str().filter(|_| listening)?.parse().ok()
+                })
+                .collect();
+            addresses.len() == ports
         });
         Self {
             child,
-            address: address.expect("just seen"),
+            address: addresses[0],
+            admin: addresses[ports - 1],
             lines,
         }
     }
@@ -119,11 +131,30 @@ impl Proxy {
 
     /// One request on one connection; `headers` end with `\r\n` each.
     pub(crate) fn send(&self, method: &str, path: &str, headers: &str) -> Response {
-        request(self.address, method, path, headers)
+        let address = match path {
+            path if path.starts_with("/_admin") => self.admin,
+            _ => self.address,
+        };
+        request(address, method, path, headers)
+    }
+
+    /// As [`Proxy::send`], with a body whose length is among the headers.
+    pub(crate) fn send_body(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Response {
+        request_with(self.admin, method, path, headers, body)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     /// The value of one metric, `name{labels}` as it is printed; 0 if it is not.
@@ -143,6 +174,25 @@ impl Proxy {
             .filter(|line| line.contains(text))
             .cloned()
             .collect()
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).expect("alive");
+    }
+
+    /// Bytes of memory that it has now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("alive");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.expect("in kB") * 1_024
+    }
+
+    /// Waits until it has ended; gives its exit code.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        self.child.wait().expect("waited").code()
     }
 
     /// Asks it to stop, and waits until it has; gives its exit code.
@@ -169,6 +219,16 @@ impl Drop for Proxy {
 
 /// One request on one connection.
 pub(crate) fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -> Response {
+    request_with(address, method, path, headers, "")
+}
+
+fn request_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> Response {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(DEADLINE)).expect("set");
     let host = if headers.to_ascii_lowercase().contains("host:") {
@@ -178,7 +238,7 @@ pub(crate) fn request(address: SocketAddr, method: &str, path: &str, headers: &s
     };
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n{body}"
     )
     .expect("sent");
     let mut bytes = Vec::new();
