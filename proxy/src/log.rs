@@ -191,7 +191,7 @@ impl Log {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read(self: &Arc<Self>, resource: Resource) -> Result<Body, ReadError> {
-        let fetched = self.read_counted(resource).await;
+        let fetched = self.find(resource).await;
         let counter = match &fetched {
             Ok(Fetched {
                 from_upstream: false,
@@ -205,7 +205,16 @@ impl Log {
         fetched.map(|fetched| fetched.body)
     }
 
-    async fn read_counted(self: &Arc<Self>, resource: Resource) -> Result<Fetched, ReadError> {
+    /// Makes sure that a tile or a bundle is cached. Nobody asked for it, so it is neither a hit nor
+    /// a miss.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn prefetch(self: &Arc<Self>, resource: Resource) -> Result<(), ReadError> {
+        self.find(resource).await.map(drop)
+    }
+
+    async fn find(self: &Arc<Self>, resource: Resource) -> Result<Fetched, ReadError> {
         let tree = self.tree_with(resource).await?;
         match resource {
             Resource::Tile(tile) => self.read_tile(&tree, tile).await,

@@ -242,7 +242,7 @@ async fn fetch_all(log: &Arc<Log>, sync: &Running) -> Result<(), String> {
     sync.total
         .store(plan(size, sync.depth).count() as u64, Ordering::Relaxed);
     let mut reads = futures::stream::iter(plan(size, sync.depth))
-        .map(|resource| async move { (resource, log.read(resource).await) })
+        .map(|resource| async move { (resource, log.prefetch(resource).await) })
         .buffer_unordered(CONCURRENCY);
     let mut outcome = Ok(());
     while let Some((resource, read)) = reads.next().await {

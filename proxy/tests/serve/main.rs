@@ -6,6 +6,7 @@ mod honest;
 mod hostile;
 mod interface;
 mod process;
+mod sync;
 mod world;
 
 use std::sync::Arc;

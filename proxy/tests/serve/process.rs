@@ -211,3 +211,21 @@ fn a_rotated_key_is_taken_up_without_a_restart() {
         "ready all the while"
     );
 }
+
+#[test]
+fn an_idle_proxy_prints_nothing() {
+    let (_log, upstream, _cache, proxy) = honest(300);
+    assert_eq!(proxy.get("/checkpoint").status, 200);
+    assert_eq!(proxy.get("/tile/0/000").status, 200);
+    let printed = proxy.printed("");
+    assert!(!printed.is_empty(), "it said that it listens");
+    // Three refreshes that find nothing new, and three requests.
+    let refreshes = upstream.requests("checkpoint");
+    eventually("three refreshes", || {
+        upstream.requests("checkpoint") >= refreshes + 3
+    });
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/tile/0/000").status, 200);
+    }
+    assert_eq!(proxy.printed(""), printed);
+}

@@ -1,7 +1,7 @@
 //! An upstream that can lie. Each connection is one request; each request is counted.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
@@ -37,6 +37,8 @@ struct State {
     delay: Duration,
     lies: HashMap<String, Answer>,
     requests: HashMap<String, usize>,
+    under_way: usize,
+    most_at_once: usize,
     gone: bool,
 }
 
@@ -52,6 +54,8 @@ impl Upstream {
             delay: Duration::ZERO,
             lies: HashMap::new(),
             requests: HashMap::new(),
+            under_way: 0,
+            most_at_once: 0,
             gone: false,
         }));
         let shared = Arc::clone(&state);
@@ -106,6 +110,16 @@ impl Upstream {
         self.lock().requests.get(path).copied().unwrap_or_default()
     }
 
+    /// Everything that was asked for so far.
+    pub(crate) fn paths(&self) -> HashSet<String> {
+        self.lock().requests.keys().cloned().collect()
+    }
+
+    /// Most requests that were under way at the same time.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.lock().most_at_once
+    }
+
     /// Requests for anything but checkpoints so far.
     pub(crate) fn tile_requests(&self) -> usize {
         let state = self.lock();
@@ -146,6 +160,8 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             return Ok(());
         }
         *state.requests.entry(path.clone()).or_default() += 1;
+        state.under_way += 1;
+        state.most_at_once = state.most_at_once.max(state.under_way);
         let truth = || match state.log.get(&path, state.size, state.partials_gone) {
             Some(body) => Answer::Body(body),
             None => Answer::Status(404),
@@ -156,6 +172,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         )
     };
     thread::sleep(delay);
+    state
+        .lock()
+        .expect("no test panics while it holds this")
+        .under_way -= 1;
     let sorry = b"<html>sorry</html>".to_vec();
     let (status, more, body, sent) = match answer {
         Answer::Body(body) => (200, String::new(), body, 1),
