@@ -18,13 +18,18 @@ use tracing::{info, warn};
 use crate::{
     cache::{Cache, CacheError, LOCK_WAIT, LockError},
     config::{LogSettings, Settings},
-    http::{AdminPolicy, Gate, Listener, Role, Rules, Server, Service, Site},
+    http::{
+        AdminPolicy, CodedBundles, Gate, Listener, RateLimit, Role, Rules, Server, Service, Site,
+    },
     log::{Log, LogOptions},
     metrics::Metrics,
     sync::Syncs,
     trust::TrustedKeys,
     upstream::{Upstream, retry::Backoff},
 };
+
+/// Compressed bundles may take this part of `cache.memory_mb` once more.
+const CODED_SHARE: u64 = 8;
 
 /// Exit code when another process keeps the cache (`EX_TEMPFAIL`: try again later).
 pub const EXIT_CACHE_BUSY: u8 = 75;
@@ -46,7 +51,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         service: OnceLock::new(),
         was_ready: AtomicBool::new(false),
         metrics: Arc::clone(&metrics),
-        rules: ArcSwap::from_pointee(rules(&settings)),
+        rules: ArcSwap::from_pointee(rules(&settings, None)),
     });
 
     let mut listeners = Vec::new();
@@ -110,9 +115,15 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     outcome
 }
 
-/// What the settings say about answers.
-fn rules(settings: &Settings) -> Rules {
+/// What the settings say about answers. What clients have used of a rate limit that stays the same
+/// stays used.
+fn rules(settings: &Settings, before: Option<&Rules>) -> Rules {
     let config = &settings.config;
+    let used = before.and_then(|before| before.rate_limit.clone());
+    let rate_limit = settings.rate_limit.clone().map(|rate| match used {
+        Some(used) if *used.settings() == rate => used,
+        _ => Arc::new(RateLimit::new(rate)),
+    });
     Rules {
         admin: AdminPolicy {
             token: config.admin.token.clone(),
@@ -120,6 +131,7 @@ fn rules(settings: &Settings) -> Rules {
         },
         checkpoint_ttl: settings.checkpoint_ttl,
         sync_depth: config.sync.depth,
+        rate_limit,
     }
 }
 
@@ -177,6 +189,7 @@ async fn open(
         .context("cannot read what was trusted before")?;
     let log = Arc::new(log);
     Ok(Service {
+        coded: CodedBundles::new(settings.memory_budget / CODED_SHARE),
         syncs: Syncs::new(Arc::clone(&log), Arc::clone(metrics)),
         log,
         cache,

@@ -4,7 +4,9 @@
 //! Heads are bounded in size and time; bodies are only read where one is expected, and are small.
 
 pub mod admin;
+mod coding;
 mod connection;
+mod rate;
 mod respond;
 mod server;
 mod tiles;
@@ -19,7 +21,9 @@ use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 
 pub use self::{
+    coding::CodedBundles,
     connection::Gate,
+    rate::{RateLimit, RateSettings},
     server::{Listener, Server},
 };
 use self::{
@@ -60,6 +64,8 @@ pub struct Rules {
     pub checkpoint_ttl: Duration,
     /// How many entries a sync prefetches if it is not told.
     pub sync_depth: u64,
+    /// How many requests one client may make; `None` is as many as it likes.
+    pub rate_limit: Option<Arc<RateLimit>>,
 }
 
 /// What exists once the cache is open.
@@ -70,6 +76,8 @@ pub struct Service {
     pub cache: Arc<Cache>,
     /// Its syncs.
     pub syncs: Syncs,
+    /// Its bundles, compressed.
+    pub coded: CodedBundles,
 }
 
 /// Who may make mutating calls.
@@ -124,27 +132,41 @@ async fn route(session: &Session, request: Request<Incoming>) -> Reply {
     let path = request.uri().path();
     if path == "/_admin" || path.starts_with("/_admin/") {
         return match role {
-            Role::Admin | Role::Everything => admin::route(site, session.peer, request).await,
+            Role::Admin => admin::route(site, session.peer, request).await,
+            // Probes and whoever scrapes are not limited; whoever guesses tokens is.
+            Role::Everything if !admin::is_probe(path) => match too_many(session, &request) {
+                Some(wait) => admin::too_many(wait),
+                None => admin::route(site, session.peer, request).await,
+            },
+            Role::Everything => admin::route(site, session.peer, request).await,
             Role::Clients => plain::not_found("administration is on another port"),
         };
     }
     if role == Role::Admin {
         return plain::not_found("only administration is on this port");
     }
-    let reply = match *request.method() {
-        Method::GET | Method::HEAD => match site.service.get() {
+    let reply = match (too_many(session, &request), request.method()) {
+        (Some(wait), _) => plain::too_many(wait),
+        (None, &Method::GET | &Method::HEAD) => match site.service.get() {
             Some(service) => tiles::route(site, service, request.headers(), path).await,
             None => {
                 plain::unavailable("the proxy is starting: another process still has its cache")
             }
         },
-        Method::OPTIONS => plain::preflight(request.headers()),
+        (None, &Method::OPTIONS) => plain::preflight(request.headers()),
         _ => plain::method_not_allowed("GET, HEAD, OPTIONS"),
     };
     if let Some(service) = site.service.get() {
         service.log.counts().answered(reply.status());
     }
     reply
+}
+
+/// How long this client must wait; `None` if it need not.
+fn too_many(session: &Session, request: &Request<Incoming>) -> Option<Duration> {
+    let rules = session.site.rules.load();
+    let limit = rules.rate_limit.as_ref()?;
+    limit.take(session.peer.ip(), request.headers()).err()
 }
 
 /// The same answer without its body, as `HEAD` gets it, whatever protocol it is sent in.

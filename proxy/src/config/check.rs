@@ -3,11 +3,12 @@
 //! All problems are reported at once, each with its key and what would be right. A key whose
 //! capability is not built yet is such a problem too: it is refused, never ignored.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{net::IpAddr, num::NonZeroU64, str::FromStr as _, time::Duration};
 
 use url::Url;
 
-use super::{Config, DEFAULT_UPSTREAM, Mode, Source, Tuf};
+use super::{Config, DEFAULT_UPSTREAM, Mode, RateLimit, Source, Tuf};
+use crate::http::RateSettings;
 
 /// One thing wrong with a configuration.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -42,6 +43,8 @@ pub struct Settings {
     pub memory_budget: u64,
     /// Age from which a served checkpoint carries a warning.
     pub checkpoint_ttl: Duration,
+    /// How many requests one client may make, if that is limited.
+    pub rate_limit: Option<RateSettings>,
     /// When to sync by itself, if it does.
     pub sync_schedule: Option<croner::Cron>,
     /// Things to tell the operator of this process that do not stop it.
@@ -88,6 +91,9 @@ const GIBIBYTE: u64 = 1 << 30;
 
 /// Most connections or requests at once; each needs a descriptor, and Linux allows 1,048,576.
 const MAX_CONCURRENT: usize = 1_000_000;
+
+/// Most requests a second, and most above them: beyond it, a limit protects from nothing.
+const MAX_RATE: u32 = 1_000_000;
 
 /// Smallest disk budget: a checkpoint with its edge tiles and one group of full tiles.
 const MIN_DISK_BUDGET: u64 = 16 * MEBIBYTE;
@@ -191,6 +197,8 @@ impl Config {
             }
         };
 
+        let rate_limit = self.rate_limit(&mut problems, &mut warnings);
+
         if self.tuf != Tuf::default() && !self.tuf.enabled {
             warnings.push(Problem::new(
                 "tuf",
@@ -221,9 +229,48 @@ impl Config {
             checkpoint_ttl: Duration::from_secs(
                 self.cache.checkpoint_ttl_minutes.saturating_mul(60),
             ),
+            rate_limit,
             sync_schedule: sync_schedule.filter(|_| self.sync.enabled),
             warnings,
             config: self.clone(),
+        })
+    }
+
+    fn rate_limit(
+        &self,
+        problems: &mut Vec<Problem>,
+        warnings: &mut Vec<Problem>,
+    ) -> Option<RateSettings> {
+        let limit = &self.rate_limit;
+        let mut trusted_proxies = Vec::new();
+        for (i, text) in limit.trusted_proxies.iter().enumerate() {
+            let net = text
+                .parse()
+                .or_else(|_| text.parse().map(|ip: IpAddr| ip.into()));
+            match net {
+                Ok(net) => trusted_proxies.push(net),
+                Err(_) => problems.push(Problem::new(
+                    &format!("rate_limit.trusted_proxies[{i}]"),
+                    format!("`{text}` is not an address or a network such as `10.0.0.0/8`"),
+                )),
+            }
+        }
+        if limit.per_ip_per_second > MAX_RATE || limit.burst > MAX_RATE {
+            problems.push(Problem::new(
+                "rate_limit",
+                format!("`per_ip_per_second` and `burst` are at most {MAX_RATE}"),
+            ));
+        }
+        if limit.per_ip_per_second == 0 && *limit != RateLimit::default() {
+            warnings.push(Problem::new(
+                "rate_limit",
+                "has no effect: nothing is limited while `rate_limit.per_ip_per_second` is 0",
+            ));
+        }
+        Some(RateSettings {
+            per_second: NonZeroU64::new(limit.per_ip_per_second.into())?,
+            burst: limit.burst.into(),
+            trusted_proxies,
         })
     }
 
@@ -408,6 +455,14 @@ pub(super) mod tests {
             (
                 "cache: {max_size_gb: 0}",
                 "tile_proxy.cache.max_size_gb: must be between",
+            ),
+            (
+                "rate_limit: {trusted_proxies: [10.0.0.0/8, proxy]}",
+                "tile_proxy.rate_limit.trusted_proxies[1]: `proxy` is not an address",
+            ),
+            (
+                "rate_limit: {per_ip_per_second: 1000001}",
+                "tile_proxy.rate_limit: `per_ip_per_second` and `burst` are at most 1000000",
             ),
             (
                 "upstream_url: 'ftp://a/'",

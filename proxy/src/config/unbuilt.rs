@@ -16,9 +16,9 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         failover,
         peers,
         tls,
-        rate_limit,
         audit,
         // Honoured.
+        rate_limit: _,
         listen: _,
         admin_listen: _,
         upstream_url: _,
@@ -79,11 +79,6 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
             "asking other replicas",
         ),
         (*tls != Default::default(), "tls", "serving TLS"),
-        (
-            *rate_limit != Default::default(),
-            "rate_limit",
-            "limiting clients",
-        ),
         (*audit != Default::default(), "audit", "the audit log"),
     ]
     .into_iter()
@@ -118,7 +113,6 @@ mod tests {
             ("failover: {enabled: false}", "failover.enabled"),
             ("peers: {file: /etc/peers.yaml}", "peers"),
             ("tls: {cert: 'file:/tls.crt'}", "tls"),
-            ("rate_limit: {per_ip_per_second: 3}", "rate_limit"),
             ("audit: {path: '-'}", "audit"),
         ] {
             let problems = check(&format!("tile_proxy: {{public_keys: [k], {key}}}"))

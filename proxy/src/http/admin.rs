@@ -16,7 +16,7 @@ use serde::Serialize;
 use self::{authorize::refusal, page::page, stats::stats};
 use super::{
     Rules, Service, Site,
-    respond::{Reply, json, reply, uncached, with},
+    respond::{Reply, json, reply, uncached, whole_seconds, with},
 };
 use crate::{
     cache::slots::Slot,
@@ -98,6 +98,18 @@ pub(super) async fn route(site: &Site, peer: SocketAddr, request: Request<Incomi
             "under /_admin are health, ready, metrics, refresh, cache/stats, cache/sync, cache/tiles",
         ),
     }
+}
+
+/// Whether a path is for whoever watches the process rather than for whoever uses it.
+pub(super) fn is_probe(path: &str) -> bool {
+    matches!(path, "/_admin/health" | "/_admin/metrics" | "/_admin/ready")
+}
+
+/// The answer to a client that asks too often.
+pub(super) fn too_many(wait: Duration) -> Reply {
+    let message = format!("too many requests; wait {wait:.1?}");
+    let reply = json::error(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", &message);
+    with(reply, header::RETRY_AFTER, whole_seconds(wait))
 }
 
 /// Ready means: the configuration is loaded, the cache is ours, and if there is a history of the

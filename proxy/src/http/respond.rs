@@ -1,5 +1,7 @@
 //! Answers, and the headers that each kind of answer always has.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
@@ -45,6 +47,11 @@ pub(super) fn uncached(reply: Reply) -> Reply {
     )
 }
 
+/// A wait as `Retry-After` says it: never too short.
+pub(super) fn whole_seconds(wait: Duration) -> HeaderValue {
+    HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+}
+
 /// Answers to clients that are not content: one plain line, never cached.
 pub(super) mod plain {
     use super::*;
@@ -79,6 +86,12 @@ pub(super) mod plain {
             header::RETRY_AFTER,
             RETRY_AFTER,
         )
+    }
+
+    pub(in crate::http) fn too_many(wait: Duration) -> Reply {
+        let message = format!("too many requests; wait {wait:.1?}");
+        let reply = error(StatusCode::TOO_MANY_REQUESTS, &message);
+        with(reply, header::RETRY_AFTER, whole_seconds(wait))
     }
 
     pub(in crate::http) fn gateway_timeout(message: &str) -> Reply {

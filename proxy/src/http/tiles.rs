@@ -3,11 +3,13 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use super::{
     Service, Site,
+    coding::{Accepted, Coding, accepted},
     respond::{CORS, Reply, plain, reply, with},
 };
 use crate::{
@@ -120,25 +122,58 @@ async fn checkpoint(site: &Site, service: &Service) -> Reply {
 }
 
 async fn read(service: &Service, resource: Resource, headers: &HeaderMap) -> Reply {
-    match service.log.read(resource).await {
-        Ok(body) => immutable(body, headers),
-        Err(error) => failed(&error),
+    match (service.log.read(resource).await, resource) {
+        (Ok(body), Resource::Tile(_)) => immutable(body, None, headers),
+        (Ok(body), Resource::Bundle(_)) => bundle(service, body, headers).await,
+        (Err(error), _) => failed(&error),
     }
 }
 
+/// A bundle in the form that the client likes best.
+async fn bundle(service: &Service, body: Body, headers: &HeaderMap) -> Reply {
+    let Accepted { coding, only_coded } = accepted(headers);
+    let coded = match coding {
+        // It has this form already: there is nothing to compress.
+        Some(coding) if is_known(headers, &coding.tag(&body.etag)) => {
+            let (bytes, etag) = (Bytes::new(), coding.tag(&body.etag));
+            Some((Body { bytes, etag }, coding))
+        }
+        Some(coding) => {
+            let coded = match service.coded.get(&body, coding).await {
+                None if only_coded => service.coded.get_anyway(&body, coding).await,
+                coded => coded,
+            };
+            coded.map(|body| (body, coding))
+        }
+        None => None,
+    };
+    let reply = match coded {
+        Some((body, coding)) => immutable(body, Some(coding), headers),
+        None => immutable(body, None, headers),
+    };
+    with(
+        reply,
+        header::VARY,
+        HeaderValue::from_static("Accept-Encoding"),
+    )
+}
+
 /// A tile or bundle, or word that the client has it already.
-fn immutable(body: Body, headers: &HeaderMap) -> Reply {
+fn immutable(body: Body, coding: Option<Coding>, headers: &HeaderMap) -> Reply {
     let Body { bytes, etag } = body;
-    let known = headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .any(|tags| names(tags, &etag));
-    let answer = if known {
+    let answer = if is_known(headers, &etag) {
         let mut reply = Response::new(Full::default());
         *reply.status_mut() = StatusCode::NOT_MODIFIED;
         reply
     } else {
-        reply(StatusCode::OK, "application/octet-stream", bytes)
+        let answer = reply(StatusCode::OK, "application/octet-stream", bytes);
+        match coding {
+            Some(coding) => {
+                let name = HeaderValue::from_static(coding.name());
+                with(answer, header::CONTENT_ENCODING, name)
+            }
+            None => answer,
+        }
     };
     let (name, value) = CORS;
     let answer = with(answer, name, value);
@@ -147,6 +182,12 @@ fn immutable(body: Body, headers: &HeaderMap) -> Reply {
         header::ETAG,
         etag,
     )
+}
+
+/// Whether the client has what this tag names.
+fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+    let lists = headers.get_all(header::IF_NONE_MATCH);
+    lists.iter().any(|tags| names(tags, etag))
 }
 
 /// Whether a list of entity tags names this one (RFC 9110, section 13.1.2: weakly compared).

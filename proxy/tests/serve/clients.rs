@@ -452,6 +452,46 @@ fn ten_thousand_idle_connections_leave_room_for_others() {
 }
 
 #[test]
+fn a_client_that_asks_too_often_is_told_to_wait_and_others_are_not() {
+    let more = "  rate_limit: {per_ip_per_second: 1, burst: 4, trusted_proxies: [127.0.0.0/8]}\n";
+    let (_log, _upstream, _cache, proxy) = honest_with(300, more);
+    let get = |path: &str, client: &str| {
+        proxy.send("GET", path, &format!("X-Forwarded-For: {client}\r\n"))
+    };
+    let (flooding, quiet) = ("198.51.100.1", "198.51.100.2");
+    let mut limited = get("/checkpoint", flooding);
+    eventually("the flood is limited", || {
+        limited = get("/checkpoint", flooding);
+        limited.status == 429
+    });
+    let seconds = limited
+        .header("retry-after")
+        .and_then(|text| text.parse::<u32>().ok());
+    assert_eq!(seconds, Some(1), "{}", limited.head);
+    assert_eq!(limited.header("cache-control"), Some("no-store"));
+    assert_eq!(limited.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(limited.text().lines().count(), 1);
+    // An address that it only claims changes nothing: the right-most one counts.
+    eventually("a claim is not believed", || {
+        get("/checkpoint", &format!("203.0.113.9, {flooding}")).status == 429
+    });
+    for path in ["/checkpoint", "/tile/0/000"] {
+        assert_eq!(get(path, quiet).status, 200, "{path}");
+    }
+    // Probes and metrics come as often as they like; what may change something does not.
+    for _ in 0..20 {
+        for path in ["/_admin/health", "/_admin/ready", "/_admin/metrics"] {
+            assert_eq!(get(path, flooding).status, 200, "{path}");
+        }
+    }
+    eventually("guessing is limited", || {
+        let answer = get("/_admin/cache/stats", flooding);
+        answer.status == 429 && answer.header("content-type") == Some("application/json")
+    });
+    assert!(proxy.metric("tile_proxy_responses_total{log=\"default\",status=\"429\"}") >= 2.0);
+}
+
+#[test]
 fn above_the_connection_limit_new_ones_are_closed_and_old_ones_served() {
     let (_log, _upstream, _cache, proxy) = honest_with(
         300,

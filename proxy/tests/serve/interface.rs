@@ -296,6 +296,78 @@ fn an_absent_log_is_503_with_a_time_to_come_back() {
 }
 
 #[test]
+fn bundles_are_compressed_for_those_who_accept_it_and_nothing_else_is() {
+    let (log, _upstream, _cache, proxy) = honest(70_000);
+    let get = |path: &str, accepts: &str| {
+        proxy.send("GET", path, &format!("Accept-Encoding: {accepts}\r\n"))
+    };
+    let bundle = "/tile/entries/000";
+    let want = log.get("tile/entries/000", 70_000, false).expect("there");
+    let plain = proxy.get(bundle);
+    assert_eq!(
+        (plain.header("content-encoding"), &plain.body),
+        (None, &want)
+    );
+    let mut tags = vec![plain.header("etag").expect("a tag").to_owned()];
+    for (accepts, coding) in [
+        ("gzip", Some("gzip")),
+        ("gzip, deflate, br, zstd", Some("zstd")),
+        ("zstd;q=0, *", Some("gzip")),
+        ("gzip;q=0.1, identity;q=0", Some("gzip")),
+        ("br", None),
+        ("identity", None),
+        ("br, identity;q=0", None), // nothing it wants is there: as it is, rather than nothing
+    ] {
+        let answer = get(bundle, accepts);
+        assert_eq!(answer.status, 200, "{accepts}");
+        assert_eq!(answer.header("content-encoding"), coding, "{accepts}");
+        assert_eq!(answer.header("vary"), Some("Accept-Encoding"), "{accepts}");
+        assert_eq!(answer.header("content-type"), Some(OCTETS), "{accepts}");
+        assert_eq!(answer.header("cache-control"), Some(FOREVER), "{accepts}");
+        assert_eq!(decoded(&answer), want, "{accepts}");
+        assert!(
+            coding.is_none() || answer.body.len() < want.len(),
+            "{accepts}"
+        );
+        let tag = answer.header("etag").expect("a tag").to_owned();
+        let head = proxy.send("HEAD", bundle, &format!("Accept-Encoding: {accepts}\r\n"));
+        for name in ["etag", "content-length", "content-encoding", "vary"] {
+            assert_eq!(
+                head.header(name),
+                answer.header(name),
+                "HEAD {accepts}: {name}"
+            );
+        }
+        // A tag is of one form: with another's, a client would take bytes for what they are not.
+        for known in tags.iter().chain([&tag]) {
+            let headers = format!("Accept-Encoding: {accepts}\r\nIf-None-Match: {known}\r\n");
+            let again = proxy.send("GET", bundle, &headers);
+            let status = if *known == tag { 304 } else { 200 };
+            assert_eq!(again.status, status, "{accepts}, {known} known");
+            assert_eq!(again.header("vary"), Some("Accept-Encoding"), "{accepts}");
+        }
+        tags.push(tag);
+    }
+    tags.sort();
+    tags.dedup();
+    assert_eq!(tags.len(), 3, "one for each form: {tags:?}");
+    for path in [
+        "/tile/0/000",
+        "/checkpoint",
+        "/tile/0/999",
+        "/_admin/cache/stats",
+    ] {
+        let answer = get(path, "gzip, zstd");
+        assert_eq!(answer.header("content-encoding"), None, "{path}");
+        assert_eq!(answer.header("vary"), None, "{path}");
+    }
+    // Too small to gain anything.
+    let small = get("/tile/entries/000.p/2", "gzip");
+    assert_eq!(small.header("content-encoding"), None);
+    assert_eq!(small.header("vary"), Some("Accept-Encoding"));
+}
+
+#[test]
 fn http2_answers_as_http1_does() {
     let (log, _upstream, _cache, proxy) = honest(300);
     for (method, body) in [("GET", log.get("tile/0/000", 300, false)), ("HEAD", None)] {
@@ -403,6 +475,20 @@ fn origin_hash(proxy: &Proxy) -> String {
 fn post(proxy: &Proxy, path: &str, body: &str) -> crate::world::Response {
     let headers = format!("Content-Length: {}\r\n", body.len());
     proxy.send_body("POST", path, &headers, body)
+}
+
+fn decoded(answer: &crate::world::Response) -> Vec<u8> {
+    use std::io::Read as _;
+    match answer.header("content-encoding") {
+        Some("gzip") => {
+            let mut bytes = Vec::new();
+            let mut decoder = flate2::read::GzDecoder::new(&answer.body[..]);
+            decoder.read_to_end(&mut bytes).expect("gzip");
+            bytes
+        }
+        Some("zstd") => zstd::bulk::decompress(&answer.body, 1 << 20).expect("zstd"),
+        _ => answer.body.clone(),
+    }
 }
 
 fn json(body: &[u8]) -> Value {
