@@ -16,7 +16,8 @@ use crate::cluster::Cluster;
 use crate::image::{Archive, product};
 use crate::paths;
 use crate::progress::{Progress, Step, Time};
-use crate::real_log::{self, NAMESPACE, RealLog};
+use crate::real_log::{NAMESPACE, RealLog};
+use crate::tiles::WIDTH;
 use crate::wait::{self, Seen};
 
 /// What the chain is run with.
@@ -251,7 +252,7 @@ const RELEASE: &str = "tile-proxy";
 const OPERATOR_NAMESPACE: &str = "tile-proxy-system";
 
 /// One full tile and one partial, so that both kinds are met.
-const MIN_ENTRIES: u64 = real_log::WIDTH + 1;
+const MIN_ENTRIES: u64 = WIDTH + 1;
 
 const PAUSE: Duration = Duration::from_millis(500);
 const READY: Duration = Duration::from_secs(120);

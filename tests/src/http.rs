@@ -38,21 +38,24 @@ pub fn agent() -> Agent {
 
 /// `GET url`, made in the cluster's network.
 pub fn get(cluster: &Cluster, url: &str) -> Result<Answer> {
-    cluster.in_network(|| {
-        let mut response = agent()
-            .get(url)
-            .call()
-            .with_context(|| format!("GET {url}"))?;
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(MAX_BODY)
-            .read_to_vec();
-        let body = body.with_context(|| format!("GET {url}: body"))?;
-        Ok(Answer {
-            status: response.status().as_u16(),
-            body,
-        })
+    cluster.in_network(|| fetch(&agent(), url))
+}
+
+/// `GET url` over `agent`'s connections.
+pub fn fetch(agent: &Agent, url: &str) -> Result<Answer> {
+    let mut response = agent
+        .get(url)
+        .call()
+        .with_context(|| format!("GET {url}"))?;
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(MAX_BODY)
+        .read_to_vec();
+    let body = body.with_context(|| format!("GET {url}: body"))?;
+    Ok(Answer {
+        status: response.status().as_u16(),
+        body,
     })
 }
 

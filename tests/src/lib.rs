@@ -6,15 +6,16 @@
 //! - [`toolchain`] builds etcd, Kubernetes, Helm and the rest from Go modules at pinned tags.
 //! - [`cluster`] runs them as one node in namespaces of its own, or uses kind.
 //! - [`image`] packs programs as OCI archives without a daemon.
-//! - [`real_log`] runs a log nobody here wrote, and the tool that proves every byte of it.
+//! - [`real_log`] runs a log nobody here wrote, as a pod; [`fsck`] proves every byte of it.
 //! - [`chain`] is the story: cluster, image, log, chart, TileProxy, tiles, accidents.
 //!
 //! The rest is small: [`http`], [`progress`], [`run`], [`wait`], [`interrupt`], [`lock`], [`paths`],
-//! [`prerequisites`], [`elf`].
+//! [`prerequisites`], [`elf`], [`tiles`].
 
 pub mod chain;
 pub mod cluster;
 pub mod elf;
+pub mod fsck;
 pub mod http;
 pub mod image;
 pub mod interrupt;
@@ -24,5 +25,6 @@ pub mod prerequisites;
 pub mod progress;
 pub mod real_log;
 pub mod run;
+pub mod tiles;
 pub mod toolchain;
 pub mod wait;

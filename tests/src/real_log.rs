@@ -1,6 +1,6 @@
-//! A log nobody here wrote: Tessera's conformance server as a pod, and Tessera's `fsck`, which
-//! reads a whole log and proves every byte of it.
+//! A log nobody here wrote: Tessera's conformance server as a pod.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -12,10 +12,9 @@ use crate::cluster::Cluster;
 use crate::http::{self, Answer};
 use crate::image::helpers;
 use crate::progress::Step;
-use crate::run::{self, Run};
 use crate::toolchain::TESSERA_FSCK;
 use crate::wait::{self, Seen};
-use crate::{interrupt, lock};
+use crate::{fsck, interrupt, lock};
 
 /// The namespace of the log and of those who follow it.
 pub const NAMESPACE: &str = "logs";
@@ -27,9 +26,6 @@ pub const PORT: u16 = 2025;
 /// The verifier key: name, key ID, Ed25519 public key.
 pub const VERIFIER_KEY: &str =
     "example.com/log/testdata+33d7b496+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx";
-
-/// Entries in a full bundle, and hashes in a full tile.
-pub const WIDTH: u64 = 256;
 
 /// The running log.
 #[derive(Clone, Copy, Debug)]
@@ -101,45 +97,17 @@ impl<'a> RealLog<'a> {
     pub fn add_entries(&self, count: u64, step: &Step<'_>) -> Result<u64> {
         let before = self.size()?;
         let route = self.cluster.route(NAMESPACE, NAME, PORT)?;
-        let url = format!("{}/add", route.url());
-        let (next, added) = (AtomicU64::new(0), AtomicU64::new(0));
-        let failure: Mutex<Option<Error>> = Mutex::new(None);
-        // The log integrates a batch when it has 256 entries or is a second old, and answers only
-        // then: fewer clients than that would wait for the second every time.
-        thread::scope(|scope| {
-            for _ in 0..CLIENTS.min(count) {
-                scope.spawn(|| {
-                    let outcome = self.cluster.enter_network().and_then(|()| {
-                        let agent = http::agent();
-                        loop {
-                            interrupt::check()?;
-                            let number = next.fetch_add(1, Ordering::Relaxed);
-                            if number >= count {
-                                return Ok(());
-                            }
-                            add(&agent, &url, &format!("entry {}", before + number))?;
-                            added.fetch_add(1, Ordering::Relaxed);
-                        }
-                    });
-                    if let (Err(error), Ok(mut failure)) = (outcome, failure.lock()) {
-                        next.store(count, Ordering::Relaxed);
-                        failure.get_or_insert(error);
-                    }
-                });
-            }
-            while added.load(Ordering::Relaxed) < count && next.load(Ordering::Relaxed) < count {
-                step.count(added.load(Ordering::Relaxed), count);
-                thread::sleep(PAUSE);
-            }
-        });
-        if let Some(error) = failure.into_inner().unwrap_or_default() {
-            return Err(error.context("cannot add entries to the log"));
-        }
-        step.count(count, count);
+        let entries = before..before + count;
+        add_entries(
+            route.url(),
+            &entries,
+            &|| self.cluster.enter_network(),
+            step,
+        )?;
         wait::until("the log's checkpoint", PUBLISH, PAUSE, || {
             let size = self.size()?;
-            let seen = format!("size {size}, wanted {}", before + count);
-            Ok(if size >= before + count {
+            let seen = format!("size {size}, wanted {}", entries.end);
+            Ok(if size >= entries.end {
                 Seen::Ready(size)
             } else {
                 Seen::NotYet(seen)
@@ -156,6 +124,58 @@ impl<'a> RealLog<'a> {
     }
 }
 
+/// Adds the entries `entry N` of all numbers in `entries` to the log at `url`, from many threads;
+/// each calls `enter` before it connects.
+///
+/// The log has taken them in when this returns; its checkpoint follows within a second or so.
+pub fn add_entries(
+    url: &str,
+    entries: &Range<u64>,
+    enter: &(dyn Fn() -> Result<()> + Sync),
+    step: &Step<'_>,
+) -> Result<()> {
+    let (url, count) = (format!("{url}/add"), entries.end - entries.start);
+    let (next, added) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    // The log integrates a batch when it has 256 entries or is a second old, and answers only
+    // then: fewer clients than that would wait for the second every time.
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS.min(count) {
+            scope.spawn(|| {
+                let outcome = enter().and_then(|()| {
+                    let agent = http::agent();
+                    loop {
+                        interrupt::check()?;
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= count {
+                            return Ok(());
+                        }
+                        add(&agent, &url, &entry(entries.start + number))?;
+                        added.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                if let (Err(error), Ok(mut failure)) = (outcome, failure.lock()) {
+                    next.store(count, Ordering::Relaxed);
+                    failure.get_or_insert(error);
+                }
+            });
+        }
+        while added.load(Ordering::Relaxed) < count && next.load(Ordering::Relaxed) < count {
+            step.count(added.load(Ordering::Relaxed), count);
+            thread::sleep(PAUSE);
+        }
+    });
+    if let Some(error) = failure.into_inner().unwrap_or_default() {
+        return Err(error.context("cannot add entries to the log"));
+    }
+    step.count(count, count);
+    Ok(())
+}
+
+fn entry(number: u64) -> String {
+    format!("entry {number}")
+}
+
 /// Adds one entry. The log pushes back (503) while it integrates more than it can; then again.
 fn add(agent: &ureq::Agent, url: &str, entry: &str) -> Result<()> {
     let end = Instant::now() + PUBLISH;
@@ -169,32 +189,12 @@ fn add(agent: &ureq::Agent, url: &str, entry: &str) -> Result<()> {
     }
 }
 
-/// Reads everything below `url` and proves it against the log's key with Tessera's `fsck`; returns
-/// the line in which it says so.
+/// Reads everything below `url` from within the cluster and proves it; see [`fsck::prove`].
 pub fn fsck(cluster: &Cluster, url: &str, step: &Step<'_>) -> Result<String> {
+    let program = cluster.command(cluster.toolchain().path(TESSERA_FSCK));
     let key = cluster.toolchain().derived("example-log.vkey");
     lock::write_atomically(&key, format!("{VERIFIER_KEY}\n").as_bytes())?;
-    let fsck = cluster.command(cluster.toolchain().path(TESSERA_FSCK));
-    let ended = Run::from_command(fsck)
-        // With one worker v1.0.4 hangs on the first wrong tile.
-        .args([&format!("--storage_url={url}/"), "--N=4", "--ui=false"])
-        .arg(format!("--public_key={}", key.display()))
-        .deadline(FSCK)
-        .live(step)
-        .ended()?;
-    // Its exit code is 0 in any case.
-    let output = format!("{}{}", ended.stdout, ended.stderr);
-    match output.lines().find(|line| line.contains(FSCK_VERDICT)) {
-        Some(line) => Ok(line
-            .split_once("] ")
-            .map_or(line, |(_, text)| text)
-            .trim()
-            .to_owned()),
-        None => bail!(
-            "fsck of {url} did not succeed:\n{}",
-            run::last_lines(&output, 15)
-        ),
-    }
+    fsck::prove(program, url, &key, None, step)
 }
 
 /// The tree size of a checkpoint: its second line. Who needs to trust it verifies it elsewhere.
@@ -204,14 +204,10 @@ pub fn tree_size(checkpoint: &str) -> Result<u64> {
 }
 
 /// The signing key that belongs to [`VERIFIER_KEY`]: Tessera's own, published for tests.
-const PRIVATE_KEY: &str =
+pub const PRIVATE_KEY: &str =
     "PRIVATE+KEY+example.com/log/testdata+33d7b496+AeymY/SZAX0jZcJ8enZ5FY1Dz+wTML2yWSkK+9DSF3eg";
 
-/// What `fsck` says when all is well.
-const FSCK_VERDICT: &str = "Successfully fsck'd log";
-
 const CLIENTS: u64 = 256;
-const FSCK: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(200);
 const PUBLISH: Duration = Duration::from_secs(60);
 const START: Duration = Duration::from_secs(90);

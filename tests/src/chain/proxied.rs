@@ -10,7 +10,8 @@ use super::expect_status;
 use crate::cluster::Cluster;
 use crate::http::{self, Answer};
 use crate::progress::Step;
-use crate::real_log::{self, NAMESPACE, RealLog, WIDTH};
+use crate::real_log::{self, NAMESPACE, RealLog};
+use crate::tiles::{self, WIDTH};
 use crate::wait::{self, Seen};
 
 /// The proxy and the log it follows.
@@ -223,11 +224,7 @@ impl Growth {
     /// The path of an entry bundle that is in the tree now but was not, at this width, before: the
     /// last one, which grew or is new.
     fn unseen_bundle(&self) -> String {
-        let (full, rest) = (self.after / WIDTH, self.after % WIDTH);
-        match rest {
-            0 => format!("tile/entries/{}", index_path(full - 1)),
-            width => format!("tile/entries/{}.p/{width}", index_path(full)),
-        }
+        tiles::bundle_path((self.after - 1) / WIDTH, self.after)
     }
 }
 
@@ -235,18 +232,6 @@ impl fmt::Display for Growth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "size {} → {}", self.before, self.after)
     }
-}
-
-/// A tile's index as a path: groups of three digits, all but the last marked with an `x`. See
-/// <https://c2sp.org/tlog-tiles>.
-fn index_path(index: u64) -> String {
-    let mut path = format!("{:03}", index % 1000);
-    let mut rest = index / 1000;
-    while rest > 0 {
-        path = format!("x{:03}/{path}", rest % 1000);
-        rest /= 1000;
-    }
-    path
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
