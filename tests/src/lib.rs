@@ -7,6 +7,7 @@
 //! - [`cluster`] runs them as one node in namespaces of its own, or uses kind.
 //! - [`image`] packs programs as OCI archives without a daemon.
 //! - [`real_log`] runs a log nobody here wrote, as a pod; [`fsck`] proves every byte of it.
+//! - [`local`] runs logs, the proxy and its clients as plain processes, without a cluster.
 //! - [`chain`] is the story: cluster, image, log, chart, TileProxy, tiles, accidents.
 //!
 //! The rest is small: [`http`], [`progress`], [`run`], [`wait`], [`interrupt`], [`lock`], [`paths`],
@@ -19,6 +20,7 @@ pub mod fsck;
 pub mod http;
 pub mod image;
 pub mod interrupt;
+pub mod local;
 pub mod lock;
 pub mod paths;
 pub mod prerequisites;

@@ -1,7 +1,7 @@
 //! What the machine must have: found, or installed where we may, or named with the command that
 //! installs it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -63,6 +63,36 @@ pub fn ensure_root() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Makes sure there is a Python that can make virtual environments, and says where it is.
+pub fn ensure_python(progress: &Progress) -> Result<PathBuf> {
+    if let Some(python) = python() {
+        return Ok(python);
+    }
+    let packages = "python3 python3-venv";
+    let apt_get = paths::program("apt-get").filter(|_| geteuid().is_root());
+    let Some(apt_get) = apt_get else {
+        bail!(
+            "clients written in Python need Python 3.11 with venv and ensurepip, which Debian has in \
+             {packages}; install them and try again"
+        );
+    };
+    let step = progress.step("system packages");
+    step.note(packages);
+    install(&apt_get, &["python3", "python3-venv"], &step)
+        .with_context(|| format!("cannot install packages; try: apt-get install {packages}"))?;
+    let python = python()
+        .with_context(|| format!("{packages} are installed, but are not a Python 3.11 or newer"))?;
+    step.done(packages);
+    Ok(python)
+}
+
+fn python() -> Option<PathBuf> {
+    let python = paths::program("python3")?;
+    let probe = "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))";
+    let able = Run::new(&python).args(["-c", probe]).stdout().is_ok();
+    able.then_some(python)
 }
 
 /// Makes sure there is a Docker engine and kind.

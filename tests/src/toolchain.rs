@@ -1,10 +1,11 @@
-//! The Go programs a cluster is made of, built from Go modules at pinned tags.
+//! The Go programs that clusters and logs are made of, built from Go modules at pinned tags.
 //!
 //! Each tool lands in its own folder of the cache, named after its version, so an upgrade is a
 //! rebuild and nothing is ever overwritten: `tools/kube-apiserver-v1.36.3/kube-apiserver`. The
 //! go command checks every module against the Go checksum database as usual.
 
 mod module;
+mod python;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::progress::Progress;
+pub use self::python::{AICS_TLOG, TLOG_SCALES};
+use crate::lock::Lock;
+use crate::progress::{Progress, Step};
 use crate::run::Run;
 use crate::{lock, paths};
 
@@ -79,6 +82,20 @@ pub const TESSERA_FSCK: Tool = Tool::module(
     "github.com/transparency-dev/tessera",
     "/cmd/fsck",
 );
+/// Reads a log from many sides at once while it writes to it, and dies on two histories.
+pub const TESSERA_HAMMER: Tool = Tool::module(
+    "hammer",
+    "v1.0.4",
+    "github.com/transparency-dev/tessera",
+    "/internal/hammer",
+);
+/// Sigstore's log of signatures, on POSIX files; the newest tag that builds with our Go.
+pub const REKOR_SERVER: Tool = Tool::module(
+    "rekor-server",
+    "v2.3.0",
+    "github.com/sigstore/rekor-tiles/v2",
+    "/cmd/rekor-server/posix",
+);
 /// Holds namespaces open: of every pod, and of the node itself.
 pub const PAUSE: Tool = Tool {
     name: "pause",
@@ -105,6 +122,9 @@ pub const ALL: [Tool; 13] = [
 
 /// What is needed where the cluster itself comes from elsewhere (kind).
 pub const CLIENTS: [Tool; 4] = [KUBECTL, HELM, TESSERA_LOG, TESSERA_FSCK];
+
+/// What the tests of real logs run, without any cluster.
+pub const LOGS: [Tool; 4] = [TESSERA_LOG, TESSERA_FSCK, TESSERA_HAMMER, REKOR_SERVER];
 
 impl Tool {
     const fn kubernetes(name: &'static str) -> Self {
@@ -174,14 +194,7 @@ impl Toolchain {
         }
         let step = progress.step("Go");
         let go = Go::find()?;
-        let lock = self.tools().join(".lock");
-        let _lock = lock::take(
-            &lock,
-            "the lock of the tool cache",
-            OTHER_RUN_DEADLINE,
-            &step,
-        )?;
-        self.sweep()?;
+        let _lock = self.lock(&step)?;
         step.done(&go.version);
 
         for tool in tools.iter().filter(missing) {
@@ -215,6 +228,19 @@ impl Toolchain {
         Ok(())
     }
 
+    /// Keeps other runs from building, and removes what killed ones left.
+    fn lock(&self, step: &Step<'_>) -> Result<Lock> {
+        let path = self.tools().join(".lock");
+        let lock = lock::take(
+            &path,
+            "the lock of the tool cache",
+            OTHER_RUN_DEADLINE,
+            step,
+        )?;
+        self.sweep()?;
+        Ok(lock)
+    }
+
     /// Removes what killed runs left; the caller holds the lock.
     fn sweep(&self) -> Result<()> {
         for entry in fs::read_dir(self.tools())? {
@@ -242,7 +268,7 @@ impl Go {
     /// Finds a Go that can build every tool.
     fn find() -> Result<Self> {
         let Some(program) = paths::program("go") else {
-            bail!("Go is not installed, and the cluster is built with it; {INSTALL_GO}");
+            bail!("Go is not installed, and clusters and logs are built with it; {INSTALL_GO}");
         };
         let version = Run::new(&program)
             .args(["env", "GOVERSION"])
@@ -252,7 +278,7 @@ impl Go {
             .to_owned();
         if minor_version(&version).is_none_or(|minor| minor < MINIMUM_GO_MINOR) {
             bail!(
-                "{} is {version}, too old for the cluster's modules; {INSTALL_GO}",
+                "{} is {version}, too old for the modules of clusters and logs; {INSTALL_GO}",
                 program.display()
             );
         }
@@ -310,7 +336,14 @@ mod tests {
 
     #[test]
     fn no_two_tools_share_a_folder() {
-        let folders: std::collections::BTreeSet<_> = ALL.iter().map(Tool::folder).collect();
-        assert_eq!(folders.len(), ALL.len());
+        // The two lists overlap, so that many are left.
+        let tools = ALL
+            .iter()
+            .chain(LOGS.iter().filter(|tool| !ALL.contains(tool)));
+        let mut folders: Vec<String> = tools.map(Tool::folder).collect();
+        let count = folders.len();
+        folders.sort_unstable();
+        folders.dedup();
+        assert_eq!(folders.len(), count);
     }
 }

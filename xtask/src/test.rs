@@ -14,8 +14,8 @@ use tile_proxy_tests::toolchain::{HELM, Toolchain};
 
 use crate::crds;
 
-/// Check everything a change has to pass: format, lints, documentation, dependencies, tests, and the
-/// whole chain on a real cluster.
+/// Check everything a change has to pass: format, lints, documentation, dependencies, tests, real
+/// logs and clients, and the whole chain on a real cluster.
 ///
 /// Every step's output is kept in target/xtask-test. The cluster is removed at the end, whatever
 /// the outcome.
@@ -53,6 +53,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             Box::new(|_| crds::check(&crds::generate()?).map(|()| String::new())),
         ),
         ("chart", Box::new(chart)),
+        ("real logs", Box::new(|step| real_logs(step, args.full))),
     ];
     if !args.no_cluster {
         steps.push(("end to end", Box::new(|step| end_to_end(step, args.full))));
@@ -114,7 +115,7 @@ const CLIPPY: &[&str] = &[
     "--locked",
     "--workspace",
     "--all-targets",
-    "--features=tile-proxy-tests/cluster",
+    "--features=tile-proxy-tests/cluster,tile-proxy-tests/real-logs",
     "--",
     "--deny=warnings",
 ];
@@ -177,6 +178,25 @@ fn chart(step: &Step<'_>) -> Result<String> {
             .stdout()?;
     }
     Ok(String::new())
+}
+
+/// The proxy between real logs and real clients, which are built the first time.
+///
+/// With the features of the whole workspace, so that nothing is compiled twice: the program is the
+/// one that the unit tests have built.
+fn real_logs(step: &Step<'_>, full: bool) -> Result<String> {
+    command(step, &["test", "--locked", "--workspace", "--no-run"])
+        .log(log("real-logs-build"))
+        .stdout()?;
+    let args = ["test", "--locked", "--workspace", "--test=real_logs"];
+    let mut run = command(step, &args)
+        .args(["--features=tile-proxy-tests/real-logs", "--", "--nocapture"])
+        .env(PROGRAM, paths::target().join("debug/tile-proxy"))
+        .log(log("real-logs"));
+    if full {
+        run = run.env(FULL, "1");
+    }
+    Ok(summary(&run.stdout()?))
 }
 
 /// The whole chain on a real cluster, which is removed whether it held or not.
@@ -242,6 +262,9 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Tells tests to run their sweeps whole.
 const FULL: &str = "TILE_PROXY_TEST_FULL";
+
+/// Tells the tests of real logs which program to test.
+const PROGRAM: &str = "TILE_PROXY_BINARY";
 
 /// Every step builds something the first time.
 const STEP: Duration = Duration::from_secs(60 * 60);
