@@ -1,7 +1,9 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod export;
 mod fsck;
+mod import;
 mod logs;
 mod serve;
 mod sync;
@@ -21,7 +23,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Check),
+    Export(export::Export),
     Fsck(fsck::Fsck),
+    Import(import::Import),
     Serve(serve::Serve),
     Sync(sync::Sync),
 }
@@ -39,7 +43,9 @@ const EXIT_FAILURE: u8 = 1;
 pub async fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(command) => command.run(),
+        Command::Export(command) => command.run().await,
         Command::Fsck(command) => command.run().await,
+        Command::Import(command) => command.run().await,
         Command::Serve(command) => command.run().await,
         Command::Sync(command) => command.run().await,
     }

@@ -20,6 +20,7 @@
 //! | [`note`] | signed notes, verifier keys, checkpoints |
 //! | [`sync`] | scheduled prefetch |
 //! | [`tlog`] | hashes, tiles, paths, bundles, edge tiles, consistency |
+//! | [`transfer`] | export and import; everything is proven on the way |
 //! | [`trust`] | which keys may sign, and reading them again |
 //! | [`upstream`] | bytes from a log, within limits; unverified |
 
@@ -34,5 +35,6 @@ pub mod metrics;
 pub mod note;
 pub mod sync;
 pub mod tlog;
+pub mod transfer;
 pub mod trust;
 pub mod upstream;

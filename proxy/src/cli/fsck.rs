@@ -11,7 +11,7 @@ use super::{
     EXIT_CONFIG, EXIT_FAILURE, EXIT_IO,
     check::settings,
     fail,
-    logs::{KnownLog, Opened, known_logs, not_opened, progress_bar},
+    logs::{KnownLog, Opened, known_logs, not_opened, print_json, progress_bar},
 };
 use crate::{
     config::Settings,
@@ -145,9 +145,8 @@ fn print(reports: &[Report], json: bool) -> ExitCode {
             clean,
             logs: reports,
         };
-        match serde_json::to_string_pretty(&output) {
-            Ok(text) => println!("{text}"),
-            Err(error) => return fail(EXIT_IO, &error.into()),
+        if let Err(error) = print_json(&output) {
+            return fail(EXIT_IO, &error);
         }
     } else {
         reports.iter().for_each(print_table);

@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prometheus::IntCounter;
+use serde::Serialize;
 
 use super::fail;
 use crate::{
@@ -22,6 +23,8 @@ pub(super) struct KnownLog {
     /// `None` if the configuration does not say.
     pub(super) origin: Option<String>,
     pub(super) keys: Arc<Vec<VerifierKey>>,
+    /// Its first upstream; `None` when offline.
+    pub(super) upstream_url: Option<String>,
 }
 
 /// The configured logs, or the one of this name.
@@ -36,6 +39,10 @@ pub(super) fn known_logs(settings: &Settings, only: Option<&str>) -> anyhow::Res
                 name: log.name.clone(),
                 origin: log.origin.clone(),
                 keys: TrustedKeys::read(&log.keys)?.current(),
+                upstream_url: log
+                    .upstreams
+                    .first()
+                    .map(|upstream| upstream.url.to_string()),
             })
         })
         .collect::<anyhow::Result<_>>()?;
@@ -116,6 +123,12 @@ pub(super) fn not_opened(error: CacheError, base: &Path, failure: u8) -> ExitCod
     let base = base.display();
     let error = error.context(format!("a proxy serves from {base}: {hint}"));
     fail(EXIT_CACHE_BUSY, &error)
+}
+
+/// Prints an object on standard output, for programs.
+pub(super) fn print_json(output: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(output)?);
+    Ok(())
 }
 
 /// A bar on a terminal, nothing elsewhere.

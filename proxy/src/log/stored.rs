@@ -5,7 +5,7 @@
 //! tiles and bundles only come to it, so what is found in it later is the same or more. A tile is
 //! given out when its proven parent has its root, whoever wrote it and whenever.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use quick_cache::sync::Cache as Recent;
@@ -16,7 +16,10 @@ use super::{
     verify::{VerifiedBundle, VerifiedTile},
 };
 use crate::{
-    cache::{LogStore, slots::Slot},
+    cache::{
+        LogStore,
+        slots::{Record, Slot},
+    },
     note::{checkpoint::Checkpoint, vkey::VerifierKey},
     tlog::{
         Hash, bundle,
@@ -103,6 +106,7 @@ pub enum Found<T> {
 pub struct Stored {
     store: Arc<LogStore>,
     floor: Option<(Checkpoint, Bytes)>,
+    stored_at: Option<SystemTime>,
     tree: Option<Trusted>,
     /// Proven tiles, for what is proven by them.
     recent: Recent<(u8, u64), Bytes>,
@@ -131,7 +135,10 @@ impl Stored {
                 note,
                 edge,
             });
-            return Ok(Self::new(store, floor, tree));
+            return Ok(Self {
+                stored_at: stored.stored_at,
+                ..Self::new(store, floor, tree)
+            });
         }
         Ok(Self::new(store, None, None))
     }
@@ -150,6 +157,7 @@ impl Stored {
         Self {
             store,
             floor,
+            stored_at: None,
             tree,
             recent: Recent::new(RECENT),
         }
@@ -165,6 +173,11 @@ impl Stored {
     /// root. Then nothing can be proven, and nothing smaller takes its place.
     pub fn tree(&self) -> Option<&Trusted> {
         self.tree.as_ref()
+    }
+
+    /// When the floor was stored; `None` if nobody knows.
+    pub fn stored_at(&self) -> Option<SystemTime> {
+        self.stored_at
     }
 
     /// Number of entries in the tree; 0 without one.
@@ -208,8 +221,18 @@ impl Stored {
 
     /// The stored full tile at these coordinates.
     pub fn tile(&self, level: u8, index: u64) -> Found<VerifiedTile> {
-        let bytes = match self.read_slot(level, index) {
-            Ok(Slot::Stored { bytes, .. }) => bytes,
+        match self.recorded_tile(level, index) {
+            Found::Absent => Found::Absent,
+            Found::Damaged(why) => Found::Damaged(why),
+            Found::Proven((tile, _)) => Found::Proven(tile),
+            Found::Unprovable => Found::Unprovable,
+        }
+    }
+
+    /// As [`Stored::tile`], with what is known about it. Nothing in a record is proven.
+    pub fn recorded_tile(&self, level: u8, index: u64) -> Found<(VerifiedTile, Record)> {
+        let (bytes, record) = match self.read_slot(level, index) {
+            Ok(Slot::Stored { bytes, record, .. }) => (bytes, record),
             Ok(Slot::Corrupt) => {
                 return Found::Damaged("its bytes and record disagree".to_owned());
             }
@@ -222,15 +245,24 @@ impl Stored {
         match VerifiedTile::prove(level, index, bytes, root) {
             Ok(tile) => {
                 self.recent.insert((level, index), tile.bytes().clone());
-                Found::Proven(tile)
+                Found::Proven((tile, record))
             }
             Err(error) => Found::Damaged(error.to_string()),
         }
     }
 
-    /// The tile at these coordinates, as wide as the tree has it: from the edge, or stored.
-    pub fn widest(&self, tile: Tile) -> Option<Bytes> {
-        self.proven_bytes(tile.level(), tile.index())
+    /// What is stored as a full tile at these coordinates; only its digest was checked.
+    pub fn unproven_tile(&self, level: u8, index: u64) -> Option<Bytes> {
+        match self.read_slot(level, index) {
+            Ok(Slot::Stored { bytes, .. }) => Some(bytes),
+            Ok(Slot::Corrupt | Slot::Vacant) | Err(_) => None,
+        }
+    }
+
+    /// Keeps a tile that was proven in this tree, for those that are proven by it.
+    pub fn remember(&self, tile: &VerifiedTile) {
+        let key = (tile.tile().level(), tile.tile().index());
+        self.recent.insert(key, tile.bytes().clone());
     }
 
     /// The stored bundle of exactly this width, or as much of it as the tree reaches.

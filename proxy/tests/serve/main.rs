@@ -7,6 +7,7 @@ mod hostile;
 mod interface;
 mod process;
 mod sync;
+mod transfer;
 mod world;
 
 use std::sync::Arc;

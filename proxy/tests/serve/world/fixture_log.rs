@@ -18,9 +18,10 @@ use tile_proxy::{
 
 const ORIGIN: &str = "rome.example/2026h1";
 
-/// A log whose entry `i` is `"{seed} {i}"`.
+/// A log whose entry `i` is `"entry {i}"`, or from `common` on `"{seed} {i}"`.
 pub(crate) struct FixtureLog {
     seed: String,
+    common: u64,
     secret: SigningKey,
     /// Hashes by level; level 0 are the leaf hashes.
     levels: Vec<Vec<Hash>>,
@@ -28,15 +29,26 @@ pub(crate) struct FixtureLog {
 
 impl FixtureLog {
     pub(crate) fn with_entries(count: usize) -> Self {
-        Self::seeded("entry", count)
+        let leaves = (0..count)
+            .map(|i| leaf_hash(format!("entry {i}").as_bytes()))
+            .collect();
+        let mut log = Self {
+            seed: "entry".to_owned(),
+            common: 0,
+            secret: SigningKey::from_bytes(&[7; 32]),
+            levels: vec![leaves],
+        };
+        log.hash_upwards();
+        log
     }
 
     /// The same log up to `common` entries, and others after that: the same key, another history.
     pub(crate) fn forked(common: usize, count: usize) -> Self {
-        let mut fork = Self::seeded("entry", count);
+        let mut fork = Self::with_entries(count);
         fork.seed = format!("fork after {common}");
+        fork.common = common as u64;
         for i in common..count {
-            fork.levels[0][i] = leaf_hash(fork.entry(i as u64, common).as_bytes());
+            fork.levels[0][i] = leaf_hash(fork.entry(i as u64).as_bytes());
         }
         fork.hash_upwards();
         fork
@@ -46,19 +58,6 @@ impl FixtureLog {
     pub(crate) fn signed_by(mut self, secret: u8) -> Self {
         self.secret = SigningKey::from_bytes(&[secret; 32]);
         self
-    }
-
-    fn seeded(seed: &str, count: usize) -> Self {
-        let leaves = (0..count)
-            .map(|i| leaf_hash(format!("{seed} {i}").as_bytes()))
-            .collect();
-        let mut log = Self {
-            seed: seed.to_owned(),
-            secret: SigningKey::from_bytes(&[7; 32]),
-            levels: vec![leaves],
-        };
-        log.hash_upwards();
-        log
     }
 
     fn hash_upwards(&mut self) {
@@ -72,12 +71,8 @@ impl FixtureLog {
         }
     }
 
-    fn entry(&self, i: u64, common: usize) -> String {
-        let seed = if (i as usize) < common {
-            "entry"
-        } else {
-            &self.seed
-        };
+    fn entry(&self, i: u64) -> String {
+        let seed = if i < self.common { "entry" } else { &self.seed };
         format!("{seed} {i}")
     }
 
@@ -102,7 +97,7 @@ impl FixtureLog {
         let first = bundle.index() * 256;
         (first..first + u64::from(bundle.width()))
             .flat_map(|i| {
-                let entry = self.entry(i, usize::MAX);
+                let entry = self.entry(i);
                 [&(entry.len() as u16).to_be_bytes()[..], entry.as_bytes()].concat()
             })
             .collect()

@@ -1,0 +1,179 @@
+//! `tile-proxy export`: writes what the cache has proven in a format that others read.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    EXIT_CONFIG, EXIT_FAILURE,
+    check::settings,
+    fail,
+    logs::{KnownLog, known_logs, not_opened, print_json, progress_bar},
+};
+use crate::{
+    cache::View,
+    log::stored::{Stored, is_known},
+    transfer::{
+        Format,
+        export::{Carried, ExportError, Report, Source, export},
+    },
+};
+
+/// Write what the cache has proven: an archive for an air gap, a static mirror, or plain files.
+///
+/// Everything is proven again on the way, from the checkpoint that is trusted now; what is damaged
+/// is skipped and counted. Reads only, so it may run beside a proxy that serves the cache. An
+/// export that is cut off never looks complete: an archive gets its name at the end, a directory its
+/// checkpoint. Running it again refreshes a directory, and writes only what is new.
+///
+/// Ends with 0 if everything stored was written; 1 if something was damaged, or nothing could be
+/// written; 78 on a bad configuration.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  tile-proxy export --config tile-proxy.yaml --format bundle \
+    --out rekor.tar.zst\n  \
+    tile-proxy export --config tile-proxy.yaml --format tlog-tiles --out /srv/www/rekor\n  \
+    tile-proxy export --config tile-proxy.yaml --format files --out /mnt/stick --json"
+)]
+pub(super) struct Export {
+    /// Configuration file, YAML: where the cache is, and which keys may sign.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How it is laid out.
+    #[arg(long, value_enum)]
+    format: Format,
+    /// The archive or the directory to write.
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Name of the log; every configured one if not given.
+    #[arg(long, value_name = "NAME")]
+    log: Option<String>,
+    /// Print one JSON object in place of the summary.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Output<'a> {
+    version: u8,
+    logs: &'a [Report],
+}
+
+impl Export {
+    pub(super) async fn run(self) -> ExitCode {
+        let settings = match settings(&self.config) {
+            Ok(settings) => settings,
+            Err(code) => return code,
+        };
+        let known = match known_logs(&settings, self.log.as_deref()) {
+            Ok(known) => known,
+            Err(error) => return fail(EXIT_CONFIG, &error),
+        };
+        let base = &settings.config.cache.base_path;
+        let view = match View::of(base) {
+            Ok(view) => view,
+            Err(error) => return not_opened(error, base, EXIT_FAILURE),
+        };
+        let json = self.json;
+        // Reads, hashes and writes for as long as it takes: not on the threads that wait for others.
+        let exported = tokio::task::spawn_blocking(move || self.export(&view, known)).await;
+        match exported.context("the export ended badly").and_then(|e| e) {
+            Ok(reports) => print(&reports, json),
+            Err(error) => fail(EXIT_FAILURE, &error),
+        }
+    }
+
+    fn export(&self, view: &View, known: Vec<KnownLog>) -> anyhow::Result<Vec<Report>> {
+        let sources = known
+            .into_iter()
+            .map(|log| source(view, log))
+            .collect::<anyhow::Result<Vec<Source>>>()?;
+        let bar = progress_bar("export", "groups");
+        let upstream_url = |number| view.upstream_url(number).ok().flatten();
+        let exported = export(
+            &sources,
+            self.format,
+            &self.out,
+            &upstream_url,
+            &|done, total| {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            },
+        );
+        bar.finish_and_clear();
+        exported.map_err(|error| match error {
+            ExportError::Io(_) => {
+                let out = self.out.display();
+                anyhow::Error::from(error).context(format!("cannot export to {out}"))
+            }
+            error => error.into(),
+        })
+    }
+}
+
+fn source(view: &View, log: KnownLog) -> anyhow::Result<Source> {
+    let known = |origin: &String| is_known(&view.log(origin), &log.keys).unwrap_or_default();
+    let origin = match log.origin {
+        Some(origin) => Some(origin),
+        None => view.origins()?.into_iter().find(known),
+    };
+    let origin = origin.with_context(|| {
+        let name = &log.name;
+        format!("nothing is stored for the log `{name}`, or nothing that one of its keys signed")
+    })?;
+    Ok(Source {
+        stored: Stored::open(Arc::new(view.log(&origin)), &log.keys)
+            .with_context(|| format!("cannot read what is trusted for `{origin}`"))?,
+        name: log.name,
+        upstream_url: log.upstream_url,
+    })
+}
+
+fn print(reports: &[Report], json: bool) -> ExitCode {
+    if json {
+        let output = Output {
+            version: 1,
+            logs: reports,
+        };
+        if let Err(error) = print_json(&output) {
+            return fail(EXIT_FAILURE, &error);
+        }
+    } else {
+        reports.iter().for_each(print_summary);
+    }
+    match reports.iter().map(Report::damaged).sum() {
+        0_u64 => ExitCode::SUCCESS,
+        damaged => {
+            let hint = "`tile-proxy fsck --repair` removes them, and the proxy fetches them again";
+            fail(
+                EXIT_FAILURE,
+                &anyhow::anyhow!("{damaged} damaged resources were left out; {hint}"),
+            )
+        }
+    }
+}
+
+fn print_summary(report: &Report) {
+    for finding in &report.findings {
+        eprintln!("{finding}");
+    }
+    println!(
+        "{} ({}): {} entries",
+        report.origin, report.log, report.size
+    );
+    for (kind, carried) in [("tiles", report.tiles), ("bundles", report.bundles)] {
+        let Carried {
+            exported,
+            damaged,
+            unprovable,
+            missing,
+        } = carried;
+        println!(
+            "  {kind:<8} {exported:>10} exported {damaged:>6} damaged {unprovable:>6} unprovable \
+             {missing:>10} not in the cache"
+        );
+    }
+}
