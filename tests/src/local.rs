@@ -59,8 +59,10 @@ impl World {
         })
     }
 
-    /// Ends a test that held: what was kept to explain a failure is removed.
-    pub fn end(self) -> Result<()> {
+    /// Ends a test that held: stops what is still `running`, which may write until then, and removes
+    /// what was kept to explain a failure.
+    pub fn end<T>(self, running: T) -> Result<()> {
+        drop(running);
         fs::remove_dir_all(&self.directory)
             .with_context(|| format!("cannot remove {}", self.directory.display()))
     }

@@ -71,7 +71,7 @@ fn proxies_that_are_killed_under_load_never_serve_a_wrong_byte() -> Result<()> {
         proxy.expect_nothing_false()?;
         world.fsck(&proxy.url(), VERIFIER_KEY, None)?;
     }
-    world.end()
+    world.end((log, proxies))
 }
 
 /// Kills the proxies by turns and starts them again, until the hammer has ended.

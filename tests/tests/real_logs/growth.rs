@@ -62,7 +62,7 @@ fn a_growing_log_is_read_through_the_proxy_and_outlived_by_it() -> Result<()> {
     world.fsck(&proxy.url(), VERIFIER_KEY, None)?;
     ensure!(proxy.size()? == size, "the size served went down");
     proxy.expect_nothing_false()?;
-    world.end()
+    world.end((log, proxy))
 }
 
 /// Every full tile and bundle of a tree of `size` entries was asked for, and none of them twice.

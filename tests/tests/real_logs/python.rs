@@ -97,7 +97,7 @@ fn a_verifier_nobody_here_wrote_agrees_with_the_proxy() -> Result<()> {
     // Given both, it fails where they contradict each other.
     aics(&["verify-checkpoint", "--tiles", &direct, "--tiles", &url])?;
     proxy.expect_nothing_false()?;
-    world.end()
+    world.end((log, proxy))
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_client_that_verifies_nothing_is_not_lied_to_behind_the_proxy() -> Result<()
         get(&proxy.url())?.stdout == truth.stdout,
         "the truth is not served"
     );
-    world.end()
+    world.end((log, front, proxy))
 }
 
 /// The Python that has the clients.

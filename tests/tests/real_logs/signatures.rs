@@ -44,7 +44,7 @@ fn signatures_in_rekor_are_proven_through_the_proxy() -> Result<()> {
     proxy.restart()?;
     every_entry_is_proven(&proxy, &entries)?;
     proxy.expect_nothing_false()?;
-    world.end()
+    world.end(proxy)
 }
 
 /// Each of `entries` is in the bundles as the server had it, and its inclusion is proven from the
