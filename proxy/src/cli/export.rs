@@ -1,6 +1,10 @@
 //! `tile-proxy export`: writes what the cache has proven in a format that others read.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -10,14 +14,14 @@ use super::{
     EXIT_CONFIG, EXIT_FAILURE,
     check::settings,
     fail,
-    logs::{KnownLog, known_logs, not_opened, print_json, progress_bar},
+    logs::{KnownLog, known_logs, not_opened, progress_bar},
 };
 use crate::{
     cache::View,
     log::stored::{Stored, is_known},
     transfer::{
         Format,
-        export::{Carried, ExportError, Report, Source, export},
+        export::{Carried, ExportError, Report, STDOUT, Source, export},
     },
 };
 
@@ -35,7 +39,9 @@ use crate::{
     after_help = "Examples:\n  tile-proxy export --config tile-proxy.yaml --format bundle \
     --out rekor.tar.zst\n  \
     tile-proxy export --config tile-proxy.yaml --format tlog-tiles --out /srv/www/rekor\n  \
-    tile-proxy export --config tile-proxy.yaml --format files --out /mnt/stick --json"
+    tile-proxy export --config tile-proxy.yaml --format files --out /mnt/stick --json\n  \
+    kubectl exec deploy/rekor-replica-0 -- /usr/local/bin/tile-proxy export \
+    --config /etc/tile-proxy/config/config-….yaml --format bundle --out - > rekor.tar.zst"
 )]
 pub(super) struct Export {
     /// Configuration file, YAML: where the cache is, and which keys may sign.
@@ -44,7 +50,8 @@ pub(super) struct Export {
     /// How it is laid out.
     #[arg(long, value_enum)]
     format: Format,
-    /// The archive or the directory to write.
+    /// The archive or the directory to write; `-` writes an archive to standard output, and the
+    /// summary to standard error.
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// Name of the log; every configured one if not given.
@@ -77,11 +84,11 @@ impl Export {
             Ok(view) => view,
             Err(error) => return not_opened(error, base, EXIT_FAILURE),
         };
-        let json = self.json;
+        let (json, piped) = (self.json, self.out == Path::new(STDOUT));
         // Reads, hashes and writes for as long as it takes: not on the threads that wait for others.
         let exported = tokio::task::spawn_blocking(move || self.export(&view, known)).await;
         match exported.context("the export ended badly").and_then(|e| e) {
-            Ok(reports) => print(&reports, json),
+            Ok(reports) => print(&reports, json, piped),
             Err(error) => fail(EXIT_FAILURE, &error),
         }
     }
@@ -132,17 +139,24 @@ fn source(view: &View, log: KnownLog) -> anyhow::Result<Source> {
     })
 }
 
-fn print(reports: &[Report], json: bool) -> ExitCode {
-    if json {
+fn print(reports: &[Report], json: bool, piped: bool) -> ExitCode {
+    let summary = if json {
         let output = Output {
             version: 1,
             logs: reports,
         };
-        if let Err(error) = print_json(&output) {
-            return fail(EXIT_FAILURE, &error);
+        match serde_json::to_string_pretty(&output) {
+            Ok(text) => text,
+            Err(error) => return fail(EXIT_FAILURE, &error.into()),
         }
     } else {
-        reports.iter().for_each(print_summary);
+        let logs: Vec<String> = reports.iter().map(summary).collect();
+        logs.join("\n")
+    };
+    if piped {
+        eprintln!("{summary}");
+    } else {
+        println!("{summary}");
     }
     match reports.iter().map(Report::damaged).sum() {
         0_u64 => ExitCode::SUCCESS,
@@ -156,11 +170,12 @@ fn print(reports: &[Report], json: bool) -> ExitCode {
     }
 }
 
-fn print_summary(report: &Report) {
+/// What was exported of one log, for people.
+fn summary(report: &Report) -> String {
     for finding in &report.findings {
         eprintln!("{finding}");
     }
-    println!(
+    let mut text = format!(
         "{} ({}): {} entries",
         report.origin, report.log, report.size
     );
@@ -171,9 +186,10 @@ fn print_summary(report: &Report) {
             unprovable,
             missing,
         } = carried;
-        println!(
-            "  {kind:<8} {exported:>10} exported {damaged:>6} damaged {unprovable:>6} unprovable \
+        text.push_str(&format!(
+            "\n  {kind:<8} {exported:>10} exported {damaged:>6} damaged {unprovable:>6} unprovable \
              {missing:>10} not in the cache"
-        );
+        ));
     }
+    text
 }

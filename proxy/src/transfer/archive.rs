@@ -15,42 +15,29 @@
 //! are those that the coordinates have; the order allows no repeats; and what comes out of the
 //! decompression is bounded by what goes in.
 
+mod sink;
+
 use std::{
     cell::Cell,
-    fs::{self, File},
-    io::{self, BufReader, BufWriter, Read, Seek as _, Write as _},
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, BufReader, Read},
+    path::Path,
     rc::Rc,
 };
 
-use sha2::{Digest as _, Sha256};
-
-use super::{
-    MAX_NOTE_BYTES, Member, Next, SourceError,
-    directory::partial_name,
-    export::{Head, Sink},
+pub(super) use self::sink::ArchiveSink;
+use super::{MAX_NOTE_BYTES, Member, Next, SourceError};
+use crate::tlog::{
+    bundle::MAX_BUNDLE_BYTES,
+    path::{Resource, parse},
+    tile::{FULL_TILE_BYTES, MAX_LEVEL},
 };
-use crate::{
-    cache::slots::Record,
-    log::verify::{VerifiedBundle, VerifiedTile},
-    tlog::{
-        bundle::MAX_BUNDLE_BYTES,
-        path::{Resource, parse},
-        tile::{FULL_TILE_BYTES, MAX_LEVEL},
-    },
-};
-
-/// Compression: zstd's own default. Tiles are hashes and do not shrink; entries do by half or more.
-const LEVEL: i32 = 3;
 
 /// First bytes of a zstd frame.
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Log2 of the largest window that is decompressed with: 8 MiB, what `zstd -19` uses.
 const MAX_WINDOW_LOG: u32 = 23;
-
-/// Modification time of every member, 1980-01-01: the first that no format finds implausible.
-const MTIME: u64 = 315_532_800;
 
 /// How many bytes may come out of decompression for each that went in. Entries of real logs shrink
 /// to a third, the most repetitive ones of tests to a hundredth.
@@ -61,135 +48,6 @@ const FREE_BYTES: u64 = 256 << 20;
 
 /// Largest list of sums for each member before it: 64 digits, two spaces, a name, a newline.
 const SUM_LINE_BYTES: u64 = 256;
-
-/// An archive that is being written, under a name that is not its own yet.
-pub(super) struct ArchiveSink {
-    out: PathBuf,
-    partial: PathBuf,
-    tar: tar::Builder<zstd::Encoder<'static, BufWriter<File>>>,
-    /// The lines of `SHA256SUMS`, on the disk: there is one for each tile.
-    sums: BufWriter<File>,
-    sums_path: PathBuf,
-    members: u64,
-    bytes: u64,
-}
-
-impl ArchiveSink {
-    pub(super) fn create(out: &Path) -> io::Result<Self> {
-        if out.is_dir() {
-            let message = "is a directory; an archive is one file";
-            return Err(io::Error::new(io::ErrorKind::IsADirectory, message));
-        }
-        let partial = partial_name(out);
-        let sums_path = partial.with_added_extension("sums");
-        let mut encoder = zstd::Encoder::new(BufWriter::new(File::create(&partial)?), LEVEL)?;
-        encoder.include_checksum(true)?;
-        let mut sums = File::options();
-        let sums = sums.read(true).write(true).create(true).truncate(true);
-        Ok(Self {
-            out: out.to_owned(),
-            partial,
-            tar: tar::Builder::new(encoder),
-            sums: BufWriter::new(sums.open(&sums_path)?),
-            sums_path,
-            members: 0,
-            bytes: 0,
-        })
-    }
-
-    fn put(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        let header = header(path, bytes.len() as u64)?;
-        self.tar.append(&header, bytes)?;
-        let digest = hex::encode(Sha256::digest(bytes));
-        writeln!(self.sums, "{digest}  {path}")?;
-        self.members += 1;
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-fn header(path: &str, length: u64) -> io::Result<tar::Header> {
-    // The plain format: no extensions, which hold times and owners.
-    let mut header = tar::Header::new_ustar();
-    header.set_path(path)?;
-    header.set_size(length);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(MTIME);
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_cksum();
-    Ok(header)
-}
-
-impl Sink for ArchiveSink {
-    fn head(&mut self, head: &Head<'_>) -> io::Result<()> {
-        self.put(&format!("{}/checkpoint", head.hash), &head.tree.note)?;
-        for (tile, bytes) in head.tree.edge.tiles() {
-            self.put(&format!("{}/{tile}", head.hash), bytes)?;
-        }
-        Ok(())
-    }
-
-    fn tile(&mut self, head: &Head<'_>, tile: &VerifiedTile, _: &Record) -> io::Result<()> {
-        self.put(&format!("{}/{}", head.hash, tile.tile()), tile.bytes())
-    }
-
-    fn bundle(&mut self, head: &Head<'_>, bundle: &VerifiedBundle) -> io::Result<()> {
-        self.put(
-            &format!("{}/{}", head.hash, bundle.bundle()),
-            bundle.bytes(),
-        )
-    }
-
-    fn finish(mut self: Box<Self>, heads: &[Head<'_>]) -> io::Result<()> {
-        self.sums.flush()?;
-        let sums = self.sums.get_mut();
-        let length = sums.stream_position()?;
-        sums.rewind()?;
-        self.tar.append(&header("SHA256SUMS", length)?, sums)?;
-        let logs: Vec<serde_json::Value> = heads
-            .iter()
-            .map(|head| {
-                serde_json::json!({
-                    "directory": head.hash,
-                    "origin": head.tree.checkpoint.origin,
-                    "size": head.tree.checkpoint.size,
-                    "root": head.tree.checkpoint.root.to_string(),
-                })
-            })
-            .collect();
-        let mut manifest = serde_json::to_vec_pretty(&serde_json::json!({
-            "version": 1,
-            "logs": logs,
-            "members": self.members,
-            "bytes": self.bytes,
-        }))?;
-        manifest.push(b'\n');
-        let header = header("manifest.json", manifest.len() as u64)?;
-        self.tar.append(&header, manifest.as_slice())?;
-        self.tar.finish()?;
-        self.tar.get_mut().do_finish()?;
-        let file = self.tar.get_mut().get_mut();
-        file.flush()?;
-        file.get_ref().sync_all()?;
-        fs::rename(&self.partial, &self.out)?;
-        let parent = self
-            .out
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
-    }
-}
-
-/// What was not finished goes.
-impl Drop for ArchiveSink {
-    fn drop(&mut self) {
-        // Renamed already when it was finished.
-        let _ = fs::remove_file(&self.partial);
-        let _ = fs::remove_file(&self.sums_path);
-    }
-}
 
 /// Visits the members of an archive, each with the name of its log's directory. Returns without an
 /// error only if the archive is whole or the visitor stopped.

@@ -36,6 +36,9 @@ pub enum ExportError {
     /// The cache cannot be read, or the export not written. Nothing that looks complete is left.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Only an archive is one stream of bytes.
+    #[error("only --format bundle can be written to standard output; give a directory")]
+    Stdout,
     /// A mirror is of one log.
     #[error("a mirror is of one log, and there are {0}: name one with --log")]
     Several(usize),
@@ -109,7 +112,10 @@ pub(super) trait Sink {
     fn finish(self: Box<Self>, heads: &[Head<'_>]) -> io::Result<()>;
 }
 
-/// Exports logs to `out`. `upstream_url` names the upstream of a record; `progress` is told how many
+/// The name of standard output, as [`export`] takes it.
+pub const STDOUT: &str = "-";
+
+/// Exports logs to `out`; an archive also to [`STDOUT`]. `upstream_url` names the upstream of a record; `progress` is told how many
 /// groups of the total are done.
 ///
 /// # Errors
@@ -133,6 +139,8 @@ pub fn export(
     // One order, so that the same cache gives the same bytes.
     heads.sort_by(|a, b| a.hash.cmp(&b.hash));
     let mut sink: Box<dyn Sink + '_> = match format {
+        Format::Bundle if out == Path::new(STDOUT) => Box::new(ArchiveSink::stdout()?),
+        _ if out == Path::new(STDOUT) => return Err(ExportError::Stdout),
         Format::Bundle => Box::new(ArchiveSink::create(out)?),
         Format::Files => Box::new(FilesSink::create(out, upstream_url)?),
         Format::TlogTiles => match heads.as_slice() {

@@ -577,3 +577,28 @@ fn an_export_that_is_cut_off_does_not_look_like_one() {
         let _ = fs::remove_file(&out);
     }
 }
+
+#[test]
+fn an_archive_through_a_pipe_is_the_same_archive() {
+    let log = Arc::new(FixtureLog::with_entries(3_000));
+    let connected = Side::connected(&log, 3_000);
+    let out = connected.path().join("out");
+    assert_eq!(connected.export("bundle", &out).code, Some(0));
+    let piped = |format: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_tile-proxy"))
+            .args(["export", "--out", "-", "--format", format, "--config"])
+            .arg(connected.path().join("config.yaml"))
+            .output()
+            .expect("the binary starts")
+    };
+    let archive = piped("bundle");
+    let summary = String::from_utf8_lossy(&archive.stderr);
+    assert!(archive.status.success(), "{summary}");
+    assert!(summary.contains("11 exported"), "{summary}");
+    assert_eq!(archive.stdout, fs::read(&out).expect("written"));
+
+    let mirror = piped("tlog-tiles");
+    assert_eq!((mirror.status.code(), mirror.stdout.len()), (Some(1), 0));
+    let says = String::from_utf8_lossy(&mirror.stderr);
+    assert!(says.contains("only --format bundle"), "{says}");
+}
