@@ -90,6 +90,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let outcome = match opened {
         Some(Ok(service)) => {
             tasks.spawn(Arc::clone(&service.log).follow());
+            tasks.spawn(save_stats_for_ever(Arc::clone(&site)));
             let _ = site.service.set(service); // the only place that does
             if let Some(schedule) = settings.sync_schedule.clone() {
                 tasks.spawn(sync_on_schedule(Arc::clone(&site), schedule));
@@ -106,10 +107,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         warn!(%error, "server ended badly");
     }
     tasks.shutdown().await;
-    if let Some(service) = site.service.get()
-        && let Err(error) = service.cache.flush().await
-    {
-        warn!(%error, "last flush failed");
+    if let Some(service) = site.service.get() {
+        // Numbers are right after a flush; and what comes in while they are written is flushed, too.
+        let _ = service.cache.flush().await;
+        save_stats(&site).await;
+        if let Err(error) = service.cache.flush().await {
+            warn!(%error, "last flush failed");
+        }
     }
     info!("stopped");
     outcome
@@ -194,6 +198,36 @@ async fn open(
         log,
         cache,
     })
+}
+
+/// How often it is written down what is counted: what a crash loses of it.
+const STATS_INTERVAL: Duration = Duration::from_secs(60);
+
+async fn save_stats_for_ever(site: Arc<Site>) {
+    let mut ticks = tokio::time::interval(STATS_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await; // the first comes at once, when nothing was counted yet
+    loop {
+        ticks.tick().await;
+        save_stats(&site).await;
+    }
+}
+
+/// Writes down what is counted, for the next start.
+async fn save_stats(site: &Arc<Site>) {
+    let site = Arc::clone(site);
+    let saved = tokio::task::spawn_blocking(move || {
+        let Some(service) = site.service.get() else {
+            return Ok(());
+        };
+        let (counts, store) = (service.log.counts(), service.log.store());
+        let counts = store.map(|store| (&**store, counts.hits.get(), counts.misses.get()));
+        service.cache.save_stats(counts.as_slice())
+    });
+    // A full disk is known by then, and the numbers are a convenience.
+    if let Ok(Err(error)) = saved.await {
+        tracing::debug!(%error, "statistics not saved");
+    }
 }
 
 /// Starts a sync whenever the schedule says so, in UTC.

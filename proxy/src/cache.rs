@@ -11,17 +11,32 @@
 //!   tiles/{hex SHA-256 of the origin}/
 //!     origin                              the origin line
 //!     {level}/{group}.tiles, .meta        full tiles, see `slots`
-//!     entries/x001/x234/067[.p/W]         entry bundles
+//!     entries/x001/x234/067[.p/W][.zst]   entry bundles
 //!     checkpoints/{size}.checkpoint, .edge
 //!     evidence/                           what proved a split view
+//!   metadata/cache_stats.json             what was counted
 //! ```
 
+mod bundles;
+mod disk;
 mod durable;
+mod evict;
 pub mod files;
+mod format;
+pub mod groups;
+mod keeper;
 mod list;
 mod lock;
 mod names;
+pub mod prune;
+mod record;
+mod remove;
+mod scan;
 pub mod slots;
+mod stats;
+mod store;
+#[cfg(test)]
+mod tests;
 mod usage;
 mod view;
 
@@ -29,42 +44,46 @@ use std::{
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use prometheus::IntCounter;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tracing::debug;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::AbortHandle,
+};
 
 use self::{
-    durable::Command,
-    files::{Files, StoredCheckpoint, sync_directories, write_and_rename},
-    slots::Groups,
+    disk::sync_directories, durable::Command, files::StoredCheckpoint, format::FORMAT,
+    keeper::Keeper, remove::Target, stats::Saved, store::Stores,
 };
 pub use self::{
     lock::{LOCK_WAIT, LockError},
-    usage::Usage,
+    remove::{Count, Removed},
+    stats::SavedLog,
+    store::{LogStore, origin_hash},
+    usage::{LogUsage, Usage},
     view::View,
 };
 use crate::{
     log::verify::{VerifiedBundle, VerifiedTile},
-    tlog::{Hash, path::Resource},
+    tlog::{
+        Hash,
+        path::{Bundle, Resource},
+    },
 };
-
-/// The layout written here; another one in `FORMAT` is refused.
-const FORMAT: u32 = 1;
 
 /// Why a cache could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// Written by a proxy that knows another layout.
-    #[error("{path} has cache format {found:?}; this proxy reads and writes format {FORMAT}")]
+    /// Written by a proxy that knows another layout, or damaged.
+    #[error(
+        "{path} says {found:?}; this proxy reads and writes cache format {FORMAT}: use the version \
+         that wrote the cache, or another `cache.base_path`"
+    )]
     Format {
         /// The file that says so.
         path: PathBuf,
@@ -126,52 +145,27 @@ const QUEUE_BYTES: usize = 64 << 20;
 /// Bytes that one permit of the queue stands for.
 const QUEUE_UNIT: usize = 1_024;
 
+/// Longest origin that is read back.
+const MAX_ORIGIN_BYTES: usize = 4_096;
+
 /// Longest wait for room in the queue.
 const STORE_WAIT: Duration = Duration::from_secs(1);
 
 /// The cache of this process.
 pub struct Cache {
     base: PathBuf,
-    memory: Memory,
+    memory: Arc<Memory>,
     usage: Arc<Usage>,
     writer: mpsc::Sender<Command>,
     /// Room in the writer's queue, in units of [`QUEUE_UNIT`] bytes.
     queue: Arc<Semaphore>,
-    logs: AtomicU32,
-    _lock: lock::Lock,
+    stores: Arc<Stores>,
+    keeper: AbortHandle,
 }
 
-/// One log's part of the cache.
-pub struct LogStore {
-    number: u32,
-    origin: String,
-    directory: PathBuf,
-    /// Full tiles.
-    pub groups: Groups,
-    /// Everything else.
-    pub files: Files,
-    /// Full tiles stored.
-    pub tiles: AtomicU64,
-    /// Number of the upstream that new records name.
-    upstream: AtomicU32,
-}
-
-impl LogStore {
-    fn new(number: u32, origin: &str, directory: PathBuf, groups: Groups) -> Self {
-        Self {
-            number,
-            origin: origin.to_owned(),
-            groups,
-            files: Files::new(directory.clone()),
-            directory,
-            tiles: AtomicU64::new(0),
-            upstream: AtomicU32::new(0),
-        }
-    }
-
-    /// The log's origin.
-    pub fn origin(&self) -> &str {
-        &self.origin
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.keeper.abort();
     }
 }
 
@@ -196,42 +190,42 @@ impl Cache {
             path: base.to_owned(),
             source,
         };
-        fs::create_dir_all(base.join("tiles")).map_err(in_base)?;
+        disk::create_directories(&base.join("tiles")).map_err(in_base)?;
         let lock = lock::Lock::wait(&base.join("LOCK"), lock_wait).await?;
-        let format = base.join("FORMAT");
-        if !has_format(&format)? {
-            write_and_rename(&format, format!("{FORMAT}\n").as_bytes()).map_err(in_base)?;
-        }
+        format::settle(base)?;
         // The names that every later one is below.
         sync_directories(&base.join("tiles"), base).map_err(in_base)?;
-        let usage = Arc::new(Usage {
-            bytes: AtomicU64::new(0),
-            budget: disk_budget.min(usage::most_of_disk(base).map_err(in_base)?),
-            refusing: AtomicBool::new(false),
-            refused,
-        });
-        let writer = durable::start(Arc::clone(&usage));
+        let saved = Saved::read(base);
+        let budget = disk_budget.min(usage::most_of_disk(base).map_err(in_base)?);
+        let usage = Arc::new(Usage::new(saved.bytes, budget, refused));
+        let writer = durable::start(Arc::clone(&usage), lock);
         // Shards are sized by the number of entries expected: full tiles, mostly.
         let entries = usize::try_from(memory_budget / 8_192)
             .unwrap_or(usize::MAX)
             .max(16);
+        let memory = Arc::new(Memory::with_weighter(entries, memory_budget, ByBytes));
+        let stores = Arc::new(Stores::new(base.join("tiles"), saved));
+        let keeper = Keeper {
+            base: base.to_owned(),
+            usage: Arc::clone(&usage),
+            stores: Arc::clone(&stores),
+            memory: Arc::clone(&memory),
+            writer: writer.downgrade(),
+        };
         Ok(Self {
             base: base.to_owned(),
-            memory: Memory::with_weighter(entries, memory_budget, ByBytes),
+            memory,
             usage,
             writer,
             queue: Arc::new(Semaphore::new(QUEUE_BYTES / QUEUE_UNIT)),
-            logs: AtomicU32::new(0),
-            _lock: lock,
+            stores,
+            keeper: tokio::spawn(keeper.run()).abort_handle(),
         })
     }
 
-    /// The part for the log with this origin. Call once a log.
-    pub fn log(&self, origin: &str) -> LogStore {
-        let directory = directory_of(&self.base, origin);
-        let groups = Groups::new(directory.clone());
-        let number = self.logs.fetch_add(1, Ordering::Relaxed);
-        LogStore::new(number, origin, directory, groups)
+    /// The part for the log with this origin.
+    pub fn log(&self, origin: &str) -> Arc<LogStore> {
+        self.stores.of_origin(origin)
     }
 
     /// Origins of the logs that something is stored for.
@@ -321,69 +315,80 @@ impl Cache {
         self.command(Command::Flush).await
     }
 
+    /// Removes a stored bundle that turned out to be damaged.
+    pub async fn discard_bundle(&self, store: &Arc<LogStore>, bundle: Bundle) {
+        let target = Target::Bundle {
+            bundle,
+            unused_since: None,
+        };
+        // What stays is found damaged again.
+        let _ = self.remove(store, vec![target]).await;
+    }
+
     async fn command(
         &self,
         command: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Command,
     ) -> io::Result<()> {
+        self.ask(command).await?
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> io::Result<T> {
         let (reply, outcome) = oneshot::channel();
         let ended = || io::Error::new(ErrorKind::BrokenPipe, "the cache writer has ended");
         self.writer
             .send(command(reply))
             .await
             .map_err(|_| ended())?;
-        outcome.await.map_err(|_| ended())?
+        outcome.await.map_err(|_| ended())
+    }
+
+    /// Counts what is stored, for whoever stores much at once before the scan of a start is over.
+    /// Blocks on the disk for as long as there are files.
+    pub fn count(&self) {
+        self.usage.scan_begins();
+        for (_, store) in self.stores.all() {
+            store.usage.scan_begins();
+        }
+        let mut bytes = scan::scan_rest(&self.base);
+        for (store, found) in keeper::scan_all(&self.base, &self.stores) {
+            store.usage.scan_found(found.bytes, found.tiles);
+            bytes += found.bytes;
+        }
+        self.usage.scan_found(bytes);
     }
 
     /// Bytes on the disk and their budget.
     pub fn usage(&self) -> &Arc<Usage> {
         &self.usage
     }
-
-    /// Counts what is stored for a log. Blocks on the disk for as long as there are group files.
-    pub fn count(&self, store: &LogStore) {
-        let (tiles, bytes) = usage::count_directory(&store.directory);
-        store.tiles.fetch_add(tiles, Ordering::Relaxed);
-        self.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
-        debug!(
-            origin = store.origin,
-            tiles, bytes, "counted what is stored"
-        );
-    }
-}
-
-/// Directory of the log with this origin.
-fn directory_of(base: &Path, origin: &str) -> PathBuf {
-    base.join("tiles").join(origin_hash(origin))
-}
-
-/// The name of a log's directory: the hex SHA-256 of its origin.
-pub fn origin_hash(origin: &str) -> String {
-    hex::encode(Hash::of(origin.as_bytes()).0)
 }
 
 fn stored_origins(base: &Path) -> io::Result<Vec<String>> {
     let mut origins = Vec::new();
     for entry in fs::read_dir(base.join("tiles"))? {
-        if let Ok(origin) = fs::read_to_string(entry?.path().join("origin")) {
-            origins.push(origin.trim_end_matches('\n').to_owned());
-        }
+        origins.extend(origin_of(&entry?.path()));
     }
     origins.sort();
     Ok(origins)
 }
 
-/// Whether the layout is ours; `false` where nothing says which it is.
-fn has_format(path: &Path) -> Result<bool, CacheError> {
-    match fs::read_to_string(path) {
-        Ok(found) if found.trim() == FORMAT.to_string() => Ok(true),
-        Ok(found) => Err(CacheError::Format {
-            path: path.to_owned(),
-            found: found.trim().to_owned(),
-        }),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(CacheError::Io {
-            path: path.to_owned(),
-            source,
-        }),
+/// The origin of the log in a directory: as the file there says, or, where that is damaged, as its
+/// checkpoints do. The directory's name says which is right.
+fn origin_of(directory: &Path) -> Option<String> {
+    let name = directory.file_name()?.to_str()?;
+    let is_ours = |origin: &str| origin_hash(origin) == name;
+    let first_line = |bytes: &[u8]| {
+        let line = bytes.split(|byte| *byte == b'\n').next()?;
+        String::from_utf8(line.to_vec()).ok()
+    };
+    let stated = files::read_at_most(&directory.join("origin"), MAX_ORIGIN_BYTES).ok();
+    let stated = stated.and_then(|bytes| first_line(&bytes));
+    if let Some(origin) = stated.filter(|origin| is_ours(origin)) {
+        return Some(origin);
     }
+    let stored = files::Files::new(directory.to_owned())
+        .read_checkpoints()
+        .ok()?;
+    let mut origins = stored.iter().filter_map(|stored| first_line(&stored.note));
+    origins.find(|origin| is_ours(origin))
 }

@@ -5,6 +5,7 @@ mod export;
 mod fsck;
 mod import;
 mod logs;
+mod prune;
 mod serve;
 mod sync;
 
@@ -26,6 +27,7 @@ enum Command {
     Export(export::Export),
     Fsck(fsck::Fsck),
     Import(import::Import),
+    Prune(prune::Prunes),
     Serve(serve::Serve),
     Sync(sync::Sync),
 }
@@ -46,6 +48,7 @@ pub async fn main() -> ExitCode {
         Command::Export(command) => command.run().await,
         Command::Fsck(command) => command.run().await,
         Command::Import(command) => command.run().await,
+        Command::Prune(command) => command.run().await,
         Command::Serve(command) => command.run().await,
         Command::Sync(command) => command.run().await,
     }

@@ -249,7 +249,7 @@ fn check_bundles(stored: &Stored, repair: bool, group: u64, part: &mut Part) {
         {
             let found = stored.bundle(bundle);
             if tally(&mut part.bundles, &mut part.findings, bundle, &found) && repair {
-                part.removed(bundle, files.remove_bundle(bundle));
+                part.removed(bundle, files.remove_bundle(bundle).map(|_| ()));
             }
         }
     }

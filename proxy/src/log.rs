@@ -15,7 +15,10 @@ pub mod verify;
 
 use std::{
     io,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -92,6 +95,9 @@ pub struct Log {
     store: OnceLock<Arc<LogStore>>,
     trusted: ArcSwapOption<Trusted>,
     floor: ArcSwapOption<Floor>,
+    /// Size of the largest checkpoint that was ever stored, also if it cannot be read any more:
+    /// nothing smaller is served.
+    least: AtomicU64,
     following: follow::Following,
     flights: Flights<Resource, Fetched, ReadError>,
 }
@@ -125,6 +131,7 @@ impl Log {
             store: OnceLock::new(),
             trusted: ArcSwapOption::empty(),
             floor: ArcSwapOption::empty(),
+            least: AtomicU64::new(0),
             following: follow::Following::default(),
             flights,
         };
@@ -163,9 +170,10 @@ impl Log {
     }
 
     /// Whether there is a history and none of it can be served: no key that is known now signed the
-    /// largest checkpoint, or its edge is damaged.
+    /// largest checkpoint, or it is damaged.
     pub fn is_barred(&self) -> bool {
-        self.trusted.load().is_none() && self.floor.load().is_some()
+        let history = self.floor.load().is_some() || self.least.load(Ordering::Relaxed) > 0;
+        self.trusted.load().is_none() && history
     }
 
     /// Time since the log last confirmed what is served; `None` if not since this start.

@@ -28,6 +28,8 @@ pub struct Metrics {
     /// `tile_proxy_cache_store_refused_total`: resources served but not stored, because the disk
     /// or its budget is full.
     pub store_refused: IntCounter,
+    /// `tile_proxy_cache_evictions_total{log}`: bundles removed to stay within the budget.
+    pub evictions: IntCounterVec,
     /// `tile_proxy_cache_corrupt_total{log}`: stored resources that had rotted or were torn; each
     /// was fetched again.
     pub corrupt: IntCounterVec,
@@ -139,6 +141,11 @@ impl Metrics {
             )?,
             size_bytes,
             store_refused,
+            evictions: counter(
+                "tile_proxy_cache_evictions_total",
+                "Entry bundles removed to stay within the disk budget, by log.",
+                &["log"],
+            )?,
             corrupt: counter(
                 "tile_proxy_cache_corrupt_total",
                 "Stored resources that had rotted or were torn, by log.",

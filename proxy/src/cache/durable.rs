@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
+    io::{self, ErrorKind},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -17,8 +17,12 @@ use tracing::{info, warn};
 
 use super::{
     LogStore, Usage,
-    files::{StoredCheckpoint, sync_directories},
-    slots::{Group, RECORD_BYTES, Record},
+    disk::sync_directories,
+    files::StoredCheckpoint,
+    lock::Lock,
+    record::{RECORD_BYTES, Record},
+    remove::{Removed, Target},
+    slots::{GROUP_SLOTS, Group},
 };
 use crate::{
     log::verify::{VerifiedBundle, VerifiedTile},
@@ -44,26 +48,36 @@ pub(super) enum Command {
         oneshot::Sender<io::Result<()>>,
     ),
     Flush(oneshot::Sender<io::Result<()>>),
+    Remove(
+        Arc<LogStore>,
+        Vec<Target>,
+        oneshot::Sender<(Removed, io::Result<()>)>,
+    ),
     Tile(Arc<LogStore>, VerifiedTile, u64, OwnedSemaphorePermit),
 }
 
-/// Starts the writer. It ends, after a last flush, when all senders are gone.
-pub(super) fn start(usage: Arc<Usage>) -> mpsc::Sender<Command> {
+/// Bytes that a stored tile is taken to need until its group has been measured.
+const TILE_COST: u64 = (FULL_TILE_BYTES + RECORD_BYTES) as u64;
+
+/// Starts the writer. It ends, after a last flush, when all senders are gone; only then is the lock
+/// of the cache left.
+pub(super) fn start(usage: Arc<Usage>, lock: Lock) -> mpsc::Sender<Command> {
     let (sender, receiver) = mpsc::channel(BATCH);
     tokio::spawn(run(
         receiver,
-        Disk {
+        Writer {
             usage,
             dirty: Dirty::default(),
+            _lock: lock,
         },
     ));
     sender
 }
 
-async fn run(mut commands: mpsc::Receiver<Command>, mut disk: Disk) {
+async fn run(mut commands: mpsc::Receiver<Command>, mut writer: Writer) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
-        let deadline = disk.dirty.since.map(|since| since + FLUSH_INTERVAL);
+        let deadline = writer.dirty.since.map(|since| since + FLUSH_INTERVAL);
         let due = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -79,17 +93,17 @@ async fn run(mut commands: mpsc::Receiver<Command>, mut disk: Disk) {
         // Disk work belongs on the blocking pool; the task waits for it, so there is one writer.
         let done = tokio::task::spawn_blocking(move || {
             for command in commands {
-                disk.execute(command);
+                writer.execute(command);
             }
-            if count.is_none() || ended || disk.dirty.bytes >= FLUSH_BYTES {
+            if count.is_none() || ended || writer.dirty.bytes >= FLUSH_BYTES {
                 // Already reported; the tiles in it are fetched again when they are asked for.
-                let _ = disk.flush();
+                let _ = writer.flush();
             }
-            disk
+            writer
         })
         .await;
         match done {
-            Ok(back) if !ended => disk = back,
+            Ok(back) if !ended => writer = back,
             Ok(_) => return,
             Err(error) => {
                 warn!(%error, "cache writer ended; nothing is stored any more");
@@ -99,10 +113,11 @@ async fn run(mut commands: mpsc::Receiver<Command>, mut disk: Disk) {
     }
 }
 
-/// The state of the writer.
-struct Disk {
+/// The state of the writer: the only one that stores and removes tiles, bundles and checkpoints.
+pub(super) struct Writer {
     usage: Arc<Usage>,
     dirty: Dirty,
+    _lock: Lock,
 }
 
 /// What was written since the last flush.
@@ -118,48 +133,62 @@ struct Dirty {
 
 /// A group with tiles that are not durable.
 struct DirtyGroup {
+    store: Arc<LogStore>,
     group: Arc<Group>,
     slots: Vec<u64>,
+    /// Bytes it took before.
+    before: u64,
+    /// Bytes that were added to the usage for it since.
+    estimated: u64,
 }
 
-impl Disk {
+impl Writer {
     fn execute(&mut self, command: Command) {
         match command {
             Command::Bundle(store, bundle, _room) => {
                 let wanted = bundle.bytes().len() as u64;
                 let stored = self
-                    .usage
-                    .has_room(wanted)
+                    .has_room_for_bundle(wanted)
                     .then(|| self.write_bundle(&store, &bundle));
-                self.account(stored, bundle.bundle(), wanted);
+                self.conclude(stored, bundle.bundle(), wanted);
             }
             Command::Tile(store, tile, tree_size, _room) => {
-                let wanted = (FULL_TILE_BYTES + RECORD_BYTES) as u64;
                 let stored = self
                     .usage
-                    .has_room(wanted)
+                    .has_room(TILE_COST)
                     .then(|| self.write_tile(&store, &tile, tree_size));
-                if matches!(stored, Some(Ok(()))) {
-                    store.tiles.fetch_add(1, Ordering::Relaxed);
-                }
-                self.account(stored, tile.tile(), wanted);
+                self.conclude(stored, tile.tile(), TILE_COST);
             }
             Command::Checkpoint(store, size, stored, reply) => {
                 // Tiles first, checkpoint last. A tile that could not be flushed is no reason to
                 // hold the checkpoint back: its edge tiles, which it needs, are stored with it.
                 let _ = self.flush();
+                // Whatever the budget: it is small, and what has it all for nothing without it.
+                let written = store.files.write_checkpoint(&store.origin, size, &stored);
+                if let Ok(change) = written {
+                    self.adjust(&store, change, 0);
+                }
                 // The caller may have given up; the checkpoint is written all the same.
-                let _ = reply.send(store.files.write_checkpoint(&store.origin, size, &stored));
+                let _ = reply.send(written.map(|_| ()));
             }
             Command::Flush(reply) => {
                 let _ = reply.send(self.flush());
             }
+            Command::Remove(store, targets, reply) => {
+                let _ = reply.send(self.remove(&store, targets));
+            }
         }
+    }
+
+    /// Whether a bundle would stay for a while: it would not if what may not be evicted leaves no
+    /// room for it.
+    fn has_room_for_bundle(&self, bytes: u64) -> bool {
+        self.usage.has_room(bytes) && !self.usage.full.load(Ordering::Relaxed)
     }
 
     fn write_tile(
         &mut self,
-        store: &LogStore,
+        store: &Arc<LogStore>,
         tile: &VerifiedTile,
         tree_size: u64,
     ) -> io::Result<()> {
@@ -171,34 +200,52 @@ impl Disk {
             tree_size,
             digest: Hash::of(tile.bytes()),
         };
-        group.write(slot, tile.bytes(), &record)?;
-        let key = (store.number, level, index / super::slots::GROUP_SLOTS);
-        let dirty = self.dirty.groups.entry(key);
-        dirty
-            .or_insert_with(|| DirtyGroup {
-                group,
-                slots: Vec::new(),
-            })
-            .slots
-            .push(slot);
-        let directory = store.groups.level_directory(level);
-        self.dirty
-            .directories
-            .insert((directory, store.directory.clone()));
-        Ok(())
+        let key = (store.number, level, index / GROUP_SLOTS);
+        let before = group.allocated()?;
+        let dirty = self.dirty.groups.entry(key).or_insert_with(|| DirtyGroup {
+            store: Arc::clone(store),
+            group: Arc::clone(&group),
+            slots: Vec::new(),
+            before,
+            estimated: 0,
+        });
+        // Also if it fails: half of it may be there.
+        dirty.slots.push(slot);
+        let written = group.write(slot, tile.bytes(), &record);
+        if matches!(written, Ok(true)) {
+            dirty.estimated += TILE_COST;
+            self.adjust(store, TILE_COST.cast_signed(), 1);
+        }
+        self.names_changed(store, level);
+        written.map(|_| ())
     }
 
     fn write_bundle(&mut self, store: &LogStore, bundle: &VerifiedBundle) -> io::Result<()> {
         // Its bytes are durable on return; its name is after the next flush.
-        let directory = store.files.write_bundle(bundle.bundle(), bundle.bytes())?;
+        let written = store.files.write_bundle(bundle.bundle(), bundle.bytes())?;
+        self.adjust(store, written.change, 0);
         self.dirty
             .directories
-            .insert((directory, store.directory.clone()));
+            .insert((written.directory, store.directory.clone()));
         Ok(())
     }
 
-    /// Counts what was stored, and says once when storing stops and once when it goes on.
-    fn account(
+    /// Says that group files of a level came or went; durable after the next flush.
+    pub(super) fn names_changed(&mut self, store: &LogStore, level: u8) {
+        let directory = store.groups.level_directory(level);
+        self.dirty
+            .directories
+            .insert((directory, store.directory.clone()));
+    }
+
+    /// Accounts for a change of what a log has on the disk.
+    pub(super) fn adjust(&self, store: &LogStore, bytes: i64, tiles: i64) {
+        self.usage.adjust(bytes);
+        store.usage.adjust(bytes, tiles);
+    }
+
+    /// Says once when storing stops and once when it goes on, and asks for room in time.
+    fn conclude(
         &mut self,
         stored: Option<io::Result<()>>,
         what: impl std::fmt::Display,
@@ -206,18 +253,29 @@ impl Disk {
     ) {
         let error = match stored {
             Some(Ok(())) => {
-                self.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
                 self.dirty.bytes += bytes;
                 self.dirty
                     .since
                     .get_or_insert_with(tokio::time::Instant::now);
+                self.usage.wake_if_high();
                 if self.usage.refusing.swap(false, Ordering::Relaxed) {
                     info!("cache stores again");
                 }
                 return;
             }
-            Some(Err(error)) => error.to_string(),
-            None => format!("disk budget of {} bytes is used up", self.usage.budget),
+            Some(Err(error)) => {
+                if matches!(
+                    error.kind(),
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+                ) {
+                    self.usage.disk_is_full();
+                }
+                error.to_string()
+            }
+            None => {
+                self.usage.wake_if_high();
+                format!("disk budget of {} bytes is used up", self.usage.budget)
+            }
         };
         self.usage.refused.inc();
         if !self.usage.refusing.swap(true, Ordering::Relaxed) {
@@ -226,7 +284,7 @@ impl Disk {
     }
 
     /// Makes everything written so far durable.
-    fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         let Dirty {
             since: _,
             bytes: _,
@@ -234,14 +292,19 @@ impl Disk {
             directories,
         } = std::mem::take(&mut self.dirty);
         let mut outcome = Ok(());
-        for DirtyGroup { group, slots } in groups.into_values() {
-            if let Err(error) = group.sync() {
-                warn!(%error, tiles = slots.len(), "sync failed; its tiles are forgotten");
-                for slot in slots {
+        for dirty in groups.into_values() {
+            if let Err(error) = dirty.group.sync() {
+                warn!(%error, tiles = dirty.slots.len(), "sync failed; its tiles are forgotten");
+                for slot in &dirty.slots {
                     // If even this fails, the record's digest still guards the slot.
-                    let _ = group.forget(slot);
+                    let _ = dirty.group.forget(*slot);
                 }
                 outcome = Err(error);
+            }
+            // Where blocks cannot be counted, the estimate stays until the next scan.
+            if let Ok(after) = dirty.group.allocated() {
+                let grown = after.cast_signed() - dirty.before.cast_signed();
+                self.adjust(&dirty.store, grown - dirty.estimated.cast_signed(), 0);
             }
         }
         for (directory, top) in directories {

@@ -1,18 +1,23 @@
-//! What is kept as one file each, for one log: entry bundles, checkpoints with their edge tiles,
-//! and evidence.
+//! What is kept as one file each, for one log: checkpoints with their edge tiles, and evidence.
+//! Entry bundles are in [`super::bundles`].
 
 use std::{
     fs::{self, File},
-    io::{self, ErrorKind, Write as _},
+    io::{self, ErrorKind, Read as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use bytes::Bytes;
+use tracing::warn;
 
+use super::disk::{create_directories, remove, sync_directories, write_and_rename};
 use crate::{
     note::checkpoint::Checkpoint,
-    tlog::{bundle::MAX_BUNDLE_BYTES, edge::edge_tiles, path::Bundle, tile::FULL_WIDTH},
+    tlog::{
+        edge::edge_tiles,
+        tile::{FULL_TILE_BYTES, MAX_LEVEL},
+    },
 };
 
 /// Checkpoints kept; the newest is the one that counts, the others are for people.
@@ -22,13 +27,16 @@ const KEPT_CHECKPOINTS: usize = 4;
 /// second must not fill the disk with them.
 const MAX_EVIDENCE: usize = 64;
 
-/// Suffix of a file that is still being written.
-const TEMPORARY: &str = "tmp";
+/// Longest note that is read back. Nobody configures `limits.checkpoint_bytes` beyond it.
+const MAX_NOTE_BYTES: usize = 16 << 20;
+
+/// Longest edge: a tile a level, none of them full.
+const MAX_EDGE_BYTES: usize = (MAX_LEVEL as usize + 1) * FULL_TILE_BYTES;
 
 /// The directory of one log.
 #[derive(Clone, Debug)]
 pub struct Files {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
 }
 
 /// A checkpoint as it was stored; nothing in it is proven.
@@ -60,97 +68,68 @@ impl Files {
         Self { directory }
     }
 
-    /// The narrowest stored bundle at `index` with at least `width` entries. Not proven.
-    pub fn read_bundle(&self, wanted: Bundle) -> io::Result<Option<(Bundle, Bytes)>> {
-        for width in self.stored_widths(wanted)? {
-            let Some(bundle) = wanted.with_width(width) else {
-                continue;
-            };
-            match read_at_most(&self.bundle_path(bundle), MAX_BUNDLE_BYTES) {
-                Ok(bytes) => return Ok(Some((bundle, bytes))),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Stores a bundle; its narrower ones go once it is full. Its name is not durable before the
-    /// directory returned is synced.
-    pub(super) fn write_bundle(&self, bundle: Bundle, bytes: &[u8]) -> io::Result<PathBuf> {
-        let path = self.bundle_path(bundle);
-        write_and_rename(&path, bytes)?;
-        for width in self.stored_widths_below(bundle)? {
-            // Any narrower bundle is a prefix of this one.
-            if let Some(narrower) = bundle.with_width(width) {
-                fs::remove_file(self.bundle_path(narrower))?;
-            }
-        }
-        Ok(path.parent().unwrap_or(&self.directory).to_owned())
-    }
-
-    /// Removes a bundle that turned out to be wrong.
-    pub fn remove_bundle(&self, bundle: Bundle) -> io::Result<()> {
-        fs::remove_file(self.bundle_path(bundle))
-    }
-
     /// The stored checkpoints, largest first. Nothing about them is proven.
     pub fn read_checkpoints(&self) -> io::Result<Vec<StoredCheckpoint>> {
         let sizes = self.checkpoint_sizes()?;
-        sizes
+        Ok(sizes
             .into_iter()
             .rev()
             .map(|size| self.read_checkpoint(size))
-            .collect()
+            .collect())
     }
 
-    /// The checkpoint stored under this tree size. Nothing about it is proven, not even the size.
-    pub fn read_checkpoint(&self, size: u64) -> io::Result<StoredCheckpoint> {
+    /// The checkpoint that is stored under a size. What cannot be read comes back empty: that it
+    /// is there counts, even if nothing else does.
+    pub fn read_checkpoint(&self, size: u64) -> StoredCheckpoint {
         let [note, edge] = self.checkpoint_paths(size);
         let stored_at = fs::metadata(&note)
             .and_then(|metadata| metadata.modified())
             .ok();
-        let edge = match fs::read(edge) {
-            // Not what a crash leaves; but the note is still the floor.
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            edge => edge?,
+        let read = |path: &Path, limit| {
+            read_at_most(path, limit).unwrap_or_else(|error| {
+                warn!(path = %path.display(), %error, "part of a stored checkpoint is not readable");
+                Bytes::new()
+            })
         };
-        Ok(StoredCheckpoint {
-            note: fs::read(note)?.into(),
-            edge: edge.into(),
+        StoredCheckpoint {
+            note: read(&note, MAX_NOTE_BYTES),
+            edge: read(&edge, MAX_EDGE_BYTES),
             stored_at,
-        })
+        }
     }
 
     /// Removes what is stored under this tree size and turned out to be no checkpoint.
     pub fn remove_checkpoint(&self, size: u64) -> io::Result<()> {
         let [note, edge] = self.checkpoint_paths(size);
-        fs::remove_file(note)?;
+        remove(&note)?;
         // A stray edge means nothing.
-        let _ = fs::remove_file(edge);
+        let _ = remove(&edge);
         sync_directories(&self.checkpoint_directory(), &self.directory)
     }
 
     /// Stores a checkpoint. On return it survives a power loss, and so does everything it needs, if
-    /// that was durable before.
+    /// that was durable before. Returns by how many bytes more the disk is used.
     pub(super) fn write_checkpoint(
         &self,
         origin: &str,
         size: u64,
         stored: &StoredCheckpoint,
-    ) -> io::Result<()> {
+    ) -> io::Result<i64> {
         let directory = self.checkpoint_directory();
-        fs::create_dir_all(&directory)?;
+        create_directories(&directory)?;
         let origin_file = self.directory.join("origin");
+        let mut change = 0;
         if !origin_file.exists() {
-            write_and_rename(&origin_file, format!("{origin}\n").as_bytes())?;
+            change += write_and_rename(&origin_file, format!("{origin}\n").as_bytes())?;
         }
         let [note, edge] = self.checkpoint_paths(size);
-        // The edge first: were we to crash in between, a stray edge means nothing, while a note
-        // without its edge could not be served.
-        write_and_rename(&edge, &stored.edge)?;
-        write_and_rename(&note, &stored.note)?;
+        // The edge first, name included: were the power to go in between, a stray edge means
+        // nothing, while a note without its edge could not be served, and nothing older could be
+        // either. Two renames need not become durable in their order.
+        change += write_and_rename(&edge, &stored.edge)?;
         sync_directories(&directory, &self.directory)?;
+        change += write_and_rename(&note, &stored.note)?;
+        sync_directories(&directory, &directory)?;
         let sizes = self.checkpoint_sizes()?;
         for old in sizes
             .iter()
@@ -160,10 +139,10 @@ impl Files {
         {
             for path in self.checkpoint_paths(*old) {
                 // Tidiness only: what cannot be removed now is removed next time.
-                let _ = fs::remove_file(path);
+                change -= remove(&path).unwrap_or_default().cast_signed();
             }
         }
-        Ok(())
+        Ok(change)
     }
 
     /// Keeps two contradicting notes, named by the offered one. Durable on return.
@@ -173,75 +152,17 @@ impl Files {
         let digest = hex::encode(&crate::tlog::Hash::of(offered).0[..8]);
         let evidence = self.evidence_directory();
         let directory = evidence.join(digest);
-        fs::create_dir_all(&evidence)?;
+        create_directories(&evidence)?;
         let last = directory.join("offered.checkpoint");
         if last.exists() || fs::read_dir(&evidence)?.count() >= MAX_EVIDENCE {
             return Ok(None);
         }
         write_and_rename(&directory.join("trusted.checkpoint"), trusted)?;
-        write_and_rename(&last, offered)?; // last: where it is, the other one is
+        // Its name before the other one's: where the offered note is, the trusted one is.
+        sync_directories(&directory, &self.directory)?;
+        write_and_rename(&last, offered)?;
         sync_directories(&directory, &self.directory)?;
         Ok(Some(directory))
-    }
-
-    fn bundle_path(&self, bundle: Bundle) -> PathBuf {
-        // `tile/entries/…` on the wire is `entries/…` in the log's directory.
-        let path = bundle.to_string();
-        self.directory
-            .join(path.strip_prefix("tile/").unwrap_or(&path))
-    }
-
-    fn partials_directory(&self, bundle: Bundle) -> PathBuf {
-        let mut path = bundle.with_width(FULL_WIDTH).unwrap_or(bundle).to_string();
-        path.push_str(".p");
-        self.directory
-            .join(path.strip_prefix("tile/").unwrap_or(&path))
-    }
-
-    /// Widths at least as large as the wanted one, narrowest first; the full one always among them.
-    fn stored_widths(&self, wanted: Bundle) -> io::Result<Vec<u16>> {
-        let mut widths = self.stored_partials(wanted)?;
-        widths.retain(|width| *width >= wanted.width());
-        widths.push(FULL_WIDTH);
-        Ok(widths)
-    }
-
-    /// Widths of stored partial bundles at this index that are below this one's.
-    fn stored_widths_below(&self, bundle: Bundle) -> io::Result<Vec<u16>> {
-        let mut widths = self.stored_partials(bundle)?;
-        widths.retain(|width| *width < bundle.width());
-        Ok(widths)
-    }
-
-    /// Widths of the stored partial bundles at this index, ascending.
-    fn stored_partials(&self, bundle: Bundle) -> io::Result<Vec<u16>> {
-        let entries = match fs::read_dir(self.partials_directory(bundle)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut widths = Vec::new();
-        for entry in entries {
-            let width = entry?
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<u16>().ok());
-            widths.extend(width.filter(|width| (1..FULL_WIDTH).contains(width)));
-        }
-        widths.sort_unstable();
-        Ok(widths)
-    }
-
-    /// Widths of the bundles stored at an index, ascending.
-    pub fn bundle_widths(&self, index: u64) -> io::Result<Vec<u16>> {
-        let Some(full) = Bundle::new(index, FULL_WIDTH) else {
-            return Ok(Vec::new());
-        };
-        let mut widths = self.stored_partials(full)?;
-        if self.bundle_path(full).try_exists()? {
-            widths.push(FULL_WIDTH);
-        }
-        Ok(widths)
     }
 
     /// Where the bundles are.
@@ -285,52 +206,16 @@ impl Files {
 
 /// Reads a file that must not be larger than `limit` bytes.
 pub(super) fn read_at_most(path: &Path, limit: usize) -> io::Result<Bytes> {
-    if fs::metadata(path)?.len() > limit as u64 {
-        return Err(io::Error::new(
-            ErrorKind::InvalidData,
-            "larger than what it should be",
-        ));
+    let mut bytes = Vec::new();
+    // One more than allowed, so that what is too long shows.
+    let read = File::open(path)?
+        .take(limit as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    if read > limit {
+        let message = format!("larger than {limit} bytes, which nothing stored here is");
+        return Err(io::Error::new(ErrorKind::InvalidData, message));
     }
-    fs::read(path).map(Bytes::from)
-}
-
-/// Writes next to `path` and renames, so that readers see all of it or nothing, whatever happens.
-pub(super) fn write_and_rename(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(path);
-    fs::create_dir_all(directory)?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".");
-    temporary.push(TEMPORARY);
-    let temporary = PathBuf::from(temporary);
-    let mut file = File::create(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| {
-        // Before the rename: a name must never point at bytes that a power loss can take back.
-        file.sync_data()?;
-        fs::rename(&temporary, path)
-    });
-    if let Err(error) = written {
-        let _ = fs::remove_file(&temporary); // leaves no rubbish on a full disk
-        return Err(error);
-    }
-    Ok(())
-}
-
-/// Syncs `directory` and its ancestors up to and including `top`'s parent: a new file is only found
-/// again if every name on the way to it is durable.
-pub(super) fn sync_directories(directory: &Path, top: &Path) -> io::Result<()> {
-    let end = top.parent().unwrap_or(top);
-    for ancestor in directory.ancestors() {
-        match File::open(ancestor) {
-            Ok(directory) => directory.sync_all()?,
-            // Removed since; that it is gone is up to the ones above.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        if ancestor == end {
-            break;
-        }
-    }
-    Ok(())
+    Ok(bytes.into())
 }
 
 #[cfg(test)]
@@ -341,34 +226,6 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let files = Files::new(directory.path().join("log"));
         (directory, files)
-    }
-
-    fn bundle(width: u16) -> Bundle {
-        Bundle::new(1_234_067, width).expect("in range")
-    }
-
-    #[test]
-    fn the_narrowest_sufficient_bundle_is_read_and_the_widest_kept() {
-        let (_directory, files) = files();
-        assert!(files.read_bundle(bundle(1)).expect("readable").is_none());
-        files.write_bundle(bundle(20), b"twenty").expect("written");
-        files.write_bundle(bundle(10), b"ten").expect("written");
-        for (wanted, want) in [
-            (5, Some(10)),
-            (10, Some(10)),
-            (11, Some(20)),
-            (21, None),
-            (256, None),
-        ] {
-            let got = files.read_bundle(bundle(wanted)).expect("readable");
-            assert_eq!(got.map(|(b, _)| b.width()), want, "width {wanted}");
-        }
-        files.write_bundle(bundle(256), b"all").expect("written");
-        let (got, bytes) = files
-            .read_bundle(bundle(5))
-            .expect("readable")
-            .expect("stored");
-        assert_eq!((got.width(), bytes.as_ref()), (256, &b"all"[..]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{LogStore, files::Files, slots::GROUP_SLOTS};
+use super::{LogStore, bundles::COMPRESSED, files::Files, slots::GROUP_SLOTS};
 use crate::tlog::tile::MAX_LEVEL;
 
 /// Largest note that is read back as evidence, 1 MiB: 16 times what an upstream may send by default.
@@ -170,7 +170,7 @@ fn strays_among(
     Ok(())
 }
 
-/// As bundles are named: `x001/x234/067`, and `067.p/{width}`.
+/// As bundles are named: `x001/x234/067`, and `067.p/{width}`; compressed, with a suffix.
 fn stray_entries(directory: &Path, strays: &mut Vec<PathBuf>) -> io::Result<()> {
     let three_digits = |text: &str| text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
     for name in names_in(directory)? {
@@ -179,9 +179,10 @@ fn stray_entries(directory: &Path, strays: &mut Vec<PathBuf>) -> io::Result<()> 
             stray_entries(&path, strays)?;
         } else if name.strip_suffix(".p").is_some_and(three_digits) {
             strays_among(&path, strays, |width| {
+                let width = width.strip_suffix(COMPRESSED).unwrap_or(width);
                 parse_decimal(width).is_some_and(|width| (1..256).contains(&width))
             })?;
-        } else if !three_digits(&name) {
+        } else if !three_digits(name.strip_suffix(COMPRESSED).unwrap_or(&name)) {
             strays.push(path);
         }
     }
@@ -199,7 +200,7 @@ mod tests {
     use super::*;
     use crate::{cache::View, tlog::path::Bundle};
 
-    fn store() -> (tempfile::TempDir, LogStore) {
+    fn store() -> (tempfile::TempDir, std::sync::Arc<LogStore>) {
         let directory = tempfile::tempdir().expect("a directory");
         fs::write(directory.path().join("FORMAT"), "1\n").expect("written");
         let store = View::of(directory.path()).expect("a cache").log("rome");
@@ -242,6 +243,8 @@ mod tests {
             "7/12.meta",
             "entries/067",
             "entries/067.p/1",
+            "entries/067.p/2.zst",
+            "entries/068.zst",
             "entries/x001/x234/067",
             "checkpoints/300.checkpoint",
             "checkpoints/300.edge",

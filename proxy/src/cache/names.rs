@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{self, ErrorKind},
     path::Path,
     sync::atomic::Ordering,
@@ -10,7 +9,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cache, LogStore, files::write_and_rename};
+use super::{
+    Cache, LogStore,
+    disk::{sync_directories, write_and_rename},
+    files::read_at_most,
+};
 
 impl Cache {
     /// Numbers the upstream of a log, so that records can name it in four bytes.
@@ -29,7 +32,13 @@ impl Cache {
             None => {
                 let number = known.keys().next_back().map_or(0, |last| last + 1);
                 known.insert(number, named);
-                write_and_rename(&path, &serde_json::to_vec_pretty(&known)?)?;
+                // The name before any record that has its number: a number must not get another
+                // name after a power loss.
+                self.usage.adjust(write_and_rename(
+                    &path,
+                    &serde_json::to_vec_pretty(&known)?,
+                )?);
+                sync_directories(&self.base, &self.base)?;
                 number
             }
         };
@@ -47,6 +56,9 @@ impl Cache {
     }
 }
 
+/// Longest list of names that is read back: thousands of upstreams.
+const MAX_NAMES_BYTES: usize = 1 << 20;
+
 /// An upstream in `upstreams.json`.
 #[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct NamedUpstream {
@@ -55,10 +67,12 @@ pub(super) struct NamedUpstream {
 }
 
 pub(super) fn known_upstreams(path: &Path) -> io::Result<BTreeMap<u32, NamedUpstream>> {
-    match fs::read(path) {
+    match read_at_most(path, MAX_NAMES_BYTES) {
         // Only names in records hang on it: a damaged one is begun afresh.
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
+            Ok(BTreeMap::new())
+        }
         Err(error) => Err(error),
     }
 }

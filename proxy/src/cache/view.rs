@@ -6,12 +6,15 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use super::{
-    CacheError, LogStore, directory_of, has_format, names::known_upstreams, slots::Groups,
-    stored_origins,
+    CacheError, LogStore, SavedLog, format::is_current, groups::Groups, names::known_upstreams,
+    origin_hash, stored_origins,
 };
 
 /// A cache that is only read.
@@ -27,7 +30,7 @@ impl View {
     /// # Errors
     /// When there is none, or it has another layout.
     pub fn of(base: &Path) -> Result<Self, CacheError> {
-        if !has_format(&base.join("FORMAT"))? {
+        if !is_current(base)? {
             return Err(CacheError::Io {
                 path: base.to_owned(),
                 source: io::Error::new(io::ErrorKind::NotFound, "there is no cache"),
@@ -40,11 +43,12 @@ impl View {
     }
 
     /// The part for the log with this origin; nothing can be written to it.
-    pub fn log(&self, origin: &str) -> LogStore {
-        let directory = directory_of(&self.base, origin);
+    pub fn log(&self, origin: &str) -> Arc<LogStore> {
+        let directory = self.base.join("tiles").join(origin_hash(origin));
         let groups = Groups::read_only(directory.clone());
         let number = self.logs.fetch_add(1, Ordering::Relaxed);
-        LogStore::new(number, origin, directory, groups)
+        let store = LogStore::new(number, origin, directory, groups, SavedLog::default());
+        Arc::new(store)
     }
 
     /// Origins of the logs that something is stored for.

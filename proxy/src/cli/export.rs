@@ -3,7 +3,6 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -132,7 +131,7 @@ fn source(view: &View, log: KnownLog) -> anyhow::Result<Source> {
         format!("nothing is stored for the log `{name}`, or nothing that one of its keys signed")
     })?;
     Ok(Source {
-        stored: Stored::open(Arc::new(view.log(&origin)), &log.keys)
+        stored: Stored::open(view.log(&origin), &log.keys)
             .with_context(|| format!("cannot read what is trusted for `{origin}`"))?,
         name: log.name,
         upstream_url: log.upstream_url,

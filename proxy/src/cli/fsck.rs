@@ -1,6 +1,6 @@
 //! `tile-proxy fsck`: proves everything in a cache again, and prints what it found.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -105,7 +105,7 @@ impl Fsck {
                     bar.set_position(done as u64);
                 },
             };
-            let store = Arc::new(opened.log(&origin));
+            let store = opened.log(&origin);
             let report = check(&store, &options)
                 .with_context(|| format!("cannot read what is stored for `{origin}`"))?;
             bar.finish_and_clear();

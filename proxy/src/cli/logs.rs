@@ -85,7 +85,7 @@ impl Opened {
         cache.await.map(Self::Locked)
     }
 
-    pub(super) fn log(&self, origin: &str) -> LogStore {
+    pub(super) fn log(&self, origin: &str) -> Arc<LogStore> {
         match self {
             Self::Beside(view) => view.log(origin),
             Self::Locked(cache) => cache.log(origin),

@@ -1,9 +1,10 @@
-//! Administration: probes, metrics, statistics, sync and refresh.
+//! Administration: probes, metrics, statistics, sync, prune and refresh.
 //!
 //! Reads are open; who may change something, [`authorize`] says.
 
 mod authorize;
 mod page;
+mod prune;
 mod stats;
 
 use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
@@ -13,7 +14,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use self::{authorize::refusal, page::page, stats::stats};
+use self::{authorize::refusal, page::page, prune::prune, stats::stats};
 use super::{
     Rules, Service, Site,
     respond::{Reply, json, reply, uncached, whole_seconds, with},
@@ -81,10 +82,11 @@ pub(super) async fn route(site: &Site, peer: SocketAddr, request: Request<Incomi
             None => refresh(service).await,
             Some(refusal) => refusal,
         },
-        "cache/prune" => {
-            let message = "pruning is not built yet in this version";
-            json::error(StatusCode::NOT_IMPLEMENTED, "not_built", message)
-        }
+        "cache/prune" if method == Method::DELETE => match refused() {
+            None => prune(service, request.uri().query().unwrap_or_default()).await,
+            Some(refusal) => refusal,
+        },
+        "cache/prune" => not_allowed("DELETE"),
         "" | "ready" | "cache/stats" => not_allowed("GET, HEAD"),
         "cache/sync" => not_allowed("GET, HEAD, POST"),
         "refresh" => not_allowed("POST"),
@@ -95,7 +97,7 @@ pub(super) async fn route(site: &Site, peer: SocketAddr, request: Request<Incomi
         _ => json::error(
             StatusCode::NOT_FOUND,
             "not_found",
-            "under /_admin are health, ready, metrics, refresh, cache/stats, cache/sync, cache/tiles",
+            "under /_admin are health, ready, metrics, refresh, cache/stats, cache/sync, cache/prune, cache/tiles",
         ),
     }
 }
@@ -128,7 +130,7 @@ fn ready(site: &Site, service: &Service) -> Reply {
 
 fn metrics(site: &Site) -> Reply {
     if let Some(service) = site.service.get() {
-        let bytes = service.cache.usage().bytes.load(Ordering::Relaxed);
+        let bytes = service.cache.usage().bytes();
         site.metrics.size_bytes.set(bytes as f64);
         if let Some(age) = service.log.served_age() {
             let gauge = site

@@ -39,6 +39,16 @@ impl Log {
                     from_upstream: false,
                 });
             }
+            // Proven before and in the page cache: no more than a copy, so nobody has to wait.
+            if let Some(Slot::Stored { bytes, .. }) = store.groups.read_now(level, index)
+                && let Some(tile) = VerifiedTile::proven_before(level, index, bytes)
+            {
+                let body = self.cache.remember_tile(store, &tile);
+                return Ok(Fetched {
+                    body,
+                    from_upstream: false,
+                });
+            }
             let flight = || {
                 let (log, store, tree) = (Arc::clone(self), Arc::clone(store), Arc::clone(tree));
                 async move { log.fill_tile(&store, &tree, tile).await }
@@ -193,8 +203,7 @@ impl Log {
             }
             Err(error) => {
                 self.report_corrupt(&found, &error.to_string());
-                let files = store.files.clone();
-                let _ = tokio::task::spawn_blocking(move || files.remove_bundle(found)).await;
+                self.cache.discard_bundle(store, found).await;
                 Ok(None)
             }
         }

@@ -6,7 +6,7 @@
 
 use std::{
     mem::discriminant,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -188,6 +188,16 @@ impl Log {
             // First contact under this key; but the log may have been followed under another.
             self.restore_origin(&offered.origin)
                 .map_err(|error| FollowError::Store(error.to_string()))?;
+        }
+        // A larger one than the floor was published once, and its copy here is damaged.
+        let least = self.least.load(Ordering::Relaxed);
+        let floor = self.floor.load().as_ref().map_or(0, |f| f.checkpoint.size);
+        if offered.size < least && floor < least {
+            return Err(FollowError::Unproven {
+                old: offered.size,
+                new: least,
+                reason: "the larger checkpoint is damaged here".to_owned(),
+            });
         }
         let Some(floor) = self.floor.load_full() else {
             let edge = self.fetch_edge(&offered).await?;

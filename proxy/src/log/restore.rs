@@ -1,6 +1,9 @@
 //! Takes up after a restart what was trusted before it.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use tracing::{info, warn};
@@ -70,55 +73,89 @@ impl Log {
 
     /// Takes up the largest stored checkpoint: as the floor in any case, and to be served if a known
     /// key signed it and its edge tiles still fold to its root. Returns whether there is one.
+    ///
+    /// One that is damaged is not replaced by an older one: that would be a step back. The older one
+    /// is the floor then, and nothing is served before the log offers as much as there was.
     fn take_up(&self, store: &LogStore) -> io::Result<bool> {
-        let origin = store.origin();
-        for stored in store.files.read_checkpoints()? {
+        let sizes = store.files.checkpoint_sizes()?;
+        let largest = sizes.last().copied().unwrap_or_default();
+        self.least.store(largest, Ordering::Relaxed);
+        for size in sizes.iter().rev() {
+            let stored = store.files.read_checkpoint(*size);
             let keys = self.options.keys.current();
-            let Some(restored) = Restored::new(&stored, origin, &keys) else {
-                self.report_corrupt(&"a stored checkpoint", "it is not one of this log");
+            let restored = Restored::new(&stored, store.origin(), &keys);
+            let Some(restored) = restored.filter(|r| r.checkpoint.size == *size) else {
+                self.report_corrupt(
+                    &"a stored checkpoint",
+                    "it is not one of this log and of the size in its name",
+                );
                 continue;
             };
-            let Restored {
+            self.following.restored(stored.stored_at);
+            self.take_up_as(restored, largest);
+            return Ok(true);
+        }
+        if largest > 0 {
+            warn!(
+                log = self.name(),
+                least = largest,
+                "no stored checkpoint is readable; none smaller is accepted from the log"
+            );
+        }
+        Ok(largest > 0)
+    }
+
+    /// Takes up a stored checkpoint as the floor, and serves it if that may be.
+    fn take_up_as(&self, restored: Restored, largest: u64) {
+        let Restored {
+            checkpoint,
+            note,
+            edge,
+            verified,
+        } = restored;
+        let size = checkpoint.size;
+        self.floor.store(Some(Arc::new(Floor {
+            checkpoint: checkpoint.clone(),
+            note: note.clone(),
+        })));
+        let served = edge.filter(|_| verified && size == largest);
+        info!(
+            log = self.name(),
+            origin = checkpoint.origin,
+            size,
+            served = served.is_some(),
+            "checkpoint taken up from the cache"
+        );
+        match served {
+            Some(edge) => self.serve(Trusted {
                 checkpoint,
                 note,
                 edge,
-                verified,
-            } = restored;
-            let (size, served) = (checkpoint.size, verified && edge.is_some());
-            info!(
-                log = self.name(),
-                origin, size, served, "checkpoint taken up from the cache"
-            );
-            self.following.restored(stored.stored_at);
-            self.floor.store(Some(Arc::new(Floor {
-                checkpoint: checkpoint.clone(),
-                note: note.clone(),
-            })));
-            match edge {
-                Some(edge) if verified => self.serve(Trusted {
-                    checkpoint,
-                    note,
-                    edge,
-                }),
-                Some(_) => {
-                    self.trusted.store(None);
+            }),
+            None => {
+                self.trusted.store(None);
+                if size < largest {
+                    warn!(
+                        log = self.name(),
+                        size,
+                        least = largest,
+                        "the largest stored checkpoint is damaged; none is served until the log \
+                         offers one as large"
+                    );
+                } else if verified {
+                    self.report_corrupt(&"a checkpoint's edge", "it does not fold to the root");
+                } else {
                     warn!(
                         log = self.name(),
                         size, "no known key signed it; it stays the floor"
                     );
                 }
-                None => {
-                    self.trusted.store(None);
-                    self.report_corrupt(&"a checkpoint's edge", "it does not fold to the root");
-                }
             }
-            return Ok(true);
         }
-        Ok(false)
     }
 
-    /// Sets the log's part of the cache, and counts what is in it, in the background.
-    pub(super) fn adopt_store(&self, store: LogStore) {
+    /// Sets the log's part of the cache.
+    pub(super) fn adopt_store(&self, store: Arc<LogStore>) {
         if let Some(upstream) = &self.upstream
             && let Err(error) =
                 self.cache
@@ -126,9 +163,10 @@ impl Log {
         {
             warn!(log = self.name(), %error, "records will not name their upstream");
         }
-        let store = self.store.get_or_init(|| Arc::new(store));
-        let (cache, store) = (Arc::clone(&self.cache), Arc::clone(store));
-        tokio::task::spawn_blocking(move || cache.count(&store));
+        store
+            .usage
+            .count_evictions(self.metrics.evictions.with_label_values(&[self.name()]));
+        let _ = self.store.set(store); // set already if two refreshes learned the origin at once
     }
 }
 
@@ -143,7 +181,8 @@ pub(super) struct Restored {
 }
 
 impl Restored {
-    /// `None` if it is not a checkpoint of this log.
+    /// `None` if it is not a checkpoint of this log. Where no known key signed it, its edge must
+    /// vouch for its size and root: a flipped bit must not become the floor.
     pub(super) fn new(
         stored: &StoredCheckpoint,
         origin: &str,
@@ -158,7 +197,7 @@ impl Restored {
             .filter(|c| c.origin == origin)?;
         let edge = stored.edge_of(&checkpoint);
         let edge = edge.and_then(|tiles| VerifiedEdge::prove(&checkpoint, tiles).ok());
-        Some(Self {
+        (verified || edge.is_some()).then(|| Self {
             checkpoint,
             note: stored.note.clone(),
             edge,

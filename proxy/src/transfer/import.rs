@@ -238,7 +238,7 @@ impl<'a> Importing<'a> {
         if let Some(tree) = &course.tree {
             let url = url::Url::from_file_path(from).map_or_else(|()| String::new(), String::from);
             cache.name_upstream(tree.store(), "import", &url)?;
-            cache.count(tree.store());
+            cache.count();
         }
         Ok(Self {
             cache,

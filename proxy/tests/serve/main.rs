@@ -6,6 +6,7 @@ mod honest;
 mod hostile;
 mod interface;
 mod process;
+mod prune;
 mod sync;
 mod transfer;
 mod world;

@@ -1,7 +1,5 @@
 //! `GET /_admin/cache/stats`: what is cached, and how the log is followed.
 
-use std::sync::atomic::Ordering;
-
 use serde::Serialize;
 
 use crate::http::Service;
@@ -43,7 +41,11 @@ pub(super) struct UpstreamStats {
 /// The statistics of this moment.
 pub(super) fn stats(service: &Service) -> Stats {
     let (log, usage) = (&service.log, service.cache.usage());
-    let (hits, misses) = (log.counts().hits.get(), log.counts().misses.get());
+    // Since the cache was begun, as far as the last stop or crash let it be written down.
+    let saved = log.store().map(|store| store.saved().clone());
+    let saved = saved.unwrap_or_default();
+    let hits = saved.hits.saturating_add(log.counts().hits.get());
+    let misses = saved.misses.saturating_add(log.counts().misses.get());
     let trusted = log.trusted();
     let last_error = log
         .last_refresh()
@@ -51,7 +53,7 @@ pub(super) fn stats(service: &Service) -> Stats {
         .map(|error| error.to_string());
     Stats {
         version: 1,
-        bytes: usage.bytes.load(Ordering::Relaxed),
+        bytes: usage.bytes(),
         budget_bytes: usage.budget,
         logs: vec![LogStats {
             name: log.name().to_owned(),
@@ -63,14 +65,12 @@ pub(super) fn stats(service: &Service) -> Stats {
             checkpoint_age_seconds: log.served_age().map(|age| age.as_secs()),
             hits,
             misses,
-            hit_ratio: if hits + misses == 0 {
+            hit_ratio: if hits == 0 && misses == 0 {
                 0.0
             } else {
-                hits as f64 / (hits + misses) as f64
+                hits as f64 / (hits as f64 + misses as f64)
             },
-            tiles: log
-                .store()
-                .map_or(0, |store| store.tiles.load(Ordering::Relaxed)),
+            tiles: log.store().map_or(0, |store| store.usage.tiles.get()),
             upstreams: log
                 .upstream()
                 .map(|upstream| UpstreamStats {

@@ -54,7 +54,7 @@ impl Offer {
         for destination in destinations {
             match checkpoint_for(&note, destination) {
                 Ok(checkpoint) => {
-                    let store = Arc::new(cache.log(&checkpoint.origin));
+                    let store = cache.log(&checkpoint.origin);
                     let own = Stored::open(store, &destination.keys)
                         .map_err(|error| format!("cannot read what is trusted: {error}"))?;
                     return Ok(Self {
