@@ -39,8 +39,8 @@ pub struct Config {
     pub origin: String,
     /// What protocol the upstream speaks.
     pub kind: Kind,
-    /// Verifier keys (`name+id+base64`), inline or `file:PATH`. Several during a rotation; files are
-    /// read again before every refresh.
+    /// Verifier keys (`name+id+base64`, or PEM), inline or `file:PATH`. Several during a rotation;
+    /// files are read again before every refresh.
     pub public_keys: Vec<Source>,
     /// Upstreams of the one log, in place of `upstream_url`.
     pub upstreams: Vec<Upstream>,

@@ -4,7 +4,10 @@
 //! bad signature of a known key refuses the whole note, because someone tampered with it.
 
 pub mod checkpoint;
+pub mod cosignature;
 pub mod vkey;
+
+use std::fmt;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
@@ -19,6 +22,32 @@ const SIGNATURE_PREFIX: &str = "\u{2014} ";
 
 /// Bytes of the key ID before each signature.
 const KEY_ID_BYTES: usize = 4;
+
+/// A signed note, taken apart; unverified.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Note<'a> {
+    text: &'a str, // with its final newline
+    signatures: Vec<Signature<'a>>,
+}
+
+/// One line below the text: `— <key name> <base64 of key ID and signature>`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Signature<'a> {
+    name: &'a str,
+    id: u32,
+    bytes: Vec<u8>, // behind the key ID; never empty
+}
+
+/// What known keys say about one signature line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signed<'k> {
+    /// It claims to be of a known key, and is not.
+    Bad,
+    /// It is this key's.
+    By(&'k VerifierKey),
+    /// Of a key that is not known: it says nothing.
+    Unknown,
+}
 
 /// Why a note was not opened. Nothing in it may be believed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -35,6 +64,12 @@ pub enum NoteError {
         /// Its ID.
         id: u32,
     },
+    /// Known cosigners saw it, but no key of the log is among those who signed it.
+    #[error("cosigned, but not signed by a known key of the log; signed by: {signers}")]
+    OnlyCosigned {
+        /// Names and IDs of those who signed.
+        signers: String,
+    },
     /// No signature is of a known key.
     #[error("not signed by a known key; signed by: {signers}")]
     UnknownKeys {
@@ -49,52 +84,18 @@ impl NoteError {
         match self {
             Self::Malformed(_) => "malformed",
             Self::BadSignature { .. } => "bad_signature",
+            Self::OnlyCosigned { .. } => "only_cosigned",
             Self::UnknownKeys { .. } => "unknown_key",
         }
     }
 }
 
-/// Opens `note` with `keys` and returns its text, with the final newline.
-///
-/// At least one signature is of one of the keys, and every signature that is, verifies.
+/// Opens `note` with `keys` and returns its text: [`Note::parse`], then [`Note::open`].
 ///
 /// # Errors
 /// See [`NoteError`].
 pub fn open<'a>(note: &'a [u8], keys: &[VerifierKey]) -> Result<&'a str, NoteError> {
-    let (text, signatures) = split(note)?;
-    if signatures.lines().count() > MAX_SIGNATURES {
-        return Err(NoteError::Malformed("more than 100 signatures"));
-    }
-    let mut verified: Vec<(&str, u32)> = Vec::new();
-    let mut signers = Vec::new();
-    for line in signatures.lines() {
-        let signature =
-            Signature::parse(line).ok_or(NoteError::Malformed("a bad signature line"))?;
-        let known = keys
-            .iter()
-            .find(|k| k.name() == signature.name && k.id() == signature.id);
-        let Some(key) = known else {
-            signers.push(format!("{}+{:08x}", signature.name, signature.id));
-            continue;
-        };
-        // Repeats of a key say nothing new, whatever they hold.
-        if verified.contains(&(signature.name, signature.id)) {
-            continue;
-        }
-        if !key.verifies(text.as_bytes(), &signature.bytes) {
-            return Err(NoteError::BadSignature {
-                name: signature.name.to_owned(),
-                id: signature.id,
-            });
-        }
-        verified.push((signature.name, signature.id));
-    }
-    if verified.is_empty() {
-        return Err(NoteError::UnknownKeys {
-            signers: signers.join(", "),
-        });
-    }
-    Ok(text)
+    Note::parse(note)?.open(keys)
 }
 
 /// The text of a note that nobody vouches for.
@@ -103,6 +104,141 @@ pub fn open<'a>(note: &'a [u8], keys: &[VerifierKey]) -> Result<&'a str, NoteErr
 /// [`NoteError::Malformed`], when it is not a note.
 pub fn text_unverified(note: &[u8]) -> Result<&str, NoteError> {
     split(note).map(|(text, _)| text)
+}
+
+impl<'a> Note<'a> {
+    /// Takes a note apart. It has one spelling: what parses, formats to the same bytes.
+    ///
+    /// # Errors
+    /// [`NoteError::Malformed`], when it is not a note.
+    pub fn parse(note: &'a [u8]) -> Result<Self, NoteError> {
+        let (text, lines) = split(note)?;
+        if lines.lines().count() > MAX_SIGNATURES {
+            return Err(NoteError::Malformed("more than 100 signatures"));
+        }
+        let signatures: Option<Vec<_>> = lines.lines().map(Signature::parse).collect();
+        Ok(Self {
+            text,
+            signatures: signatures.ok_or(NoteError::Malformed("a bad signature line"))?,
+        })
+    }
+
+    /// Its text, with the final newline; unverified.
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// Its signature lines, in order; at least one.
+    pub fn signatures(&self) -> &[Signature<'a>] {
+        &self.signatures
+    }
+
+    /// Returns its text if `keys` vouch for it: at least one signature is of a key that may vouch for
+    /// a log, and every signature of any of the keys verifies.
+    ///
+    /// A cosigner's key counts only against a note. That somebody saw a checkpoint does not make it
+    /// the log's, however many they are.
+    ///
+    /// # Errors
+    /// See [`NoteError`].
+    pub fn open(&self, keys: &[VerifierKey]) -> Result<&'a str, NoteError> {
+        let mut seen: Vec<(&str, u32)> = Vec::new();
+        let (mut signed, mut cosigned) = (false, false);
+        for signature in &self.signatures {
+            // Repeats of a key say nothing new, whatever they hold.
+            if seen.contains(&(signature.name, signature.id)) {
+                continue;
+            }
+            match signature.check(self.text, keys) {
+                Signed::Bad => {
+                    return Err(NoteError::BadSignature {
+                        name: signature.name.to_owned(),
+                        id: signature.id,
+                    });
+                }
+                Signed::By(key) if key.algorithm().vouches_for_logs() => signed = true,
+                Signed::By(_) => cosigned = true,
+                Signed::Unknown => continue,
+            }
+            seen.push((signature.name, signature.id));
+        }
+        let signers = || {
+            let names: Vec<String> = self.signatures.iter().map(Signature::key).collect();
+            names.join(", ")
+        };
+        match (signed, cosigned) {
+            (true, _) => Ok(self.text),
+            (false, true) => Err(NoteError::OnlyCosigned { signers: signers() }),
+            (false, false) => Err(NoteError::UnknownKeys { signers: signers() }),
+        }
+    }
+}
+
+/// The bytes it was parsed from.
+impl fmt::Display for Note<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.text)?;
+        self.signatures
+            .iter()
+            .try_for_each(|signature| writeln!(f, "{signature}"))
+    }
+}
+
+impl<'a> Signature<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let (name, encoded) = line.strip_prefix(SIGNATURE_PREFIX)?.split_once(' ')?;
+        let decoded = BASE64_STANDARD.decode(encoded).ok()?;
+        let (id, bytes) = decoded.split_first_chunk::<KEY_ID_BYTES>()?;
+        (is_key_name(name) && !bytes.is_empty()).then(|| Self {
+            name,
+            id: u32::from_be_bytes(*id),
+            bytes: bytes.to_vec(),
+        })
+    }
+
+    /// Name of the key that it claims to be of.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// ID of that key.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The signature proper, in whatever form its kind has.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Name and ID, as a verifier key begins.
+    pub fn key(&self) -> String {
+        format!("{}+{:08x}", self.name, self.id)
+    }
+
+    /// What `keys` say about it as a signature of `text`. Where several are meant, because IDs are
+    /// short, any of them will do.
+    pub fn check<'k>(&self, text: &str, keys: &'k [VerifierKey]) -> Signed<'k> {
+        let mut claimed = keys
+            .iter()
+            .filter(|key| key.signs_as(self.name, self.id))
+            .peekable();
+        if claimed.peek().is_none() {
+            return Signed::Unknown;
+        }
+        claimed
+            .find(|key| key.verifies(text.as_bytes(), &self.bytes))
+            .map_or(Signed::Bad, Signed::By)
+    }
+}
+
+/// The line it was parsed from, without its newline.
+impl fmt::Display for Signature<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = [&self.id.to_be_bytes()[..], &self.bytes].concat();
+        let encoded = BASE64_STANDARD.encode(bytes);
+        write!(f, "{SIGNATURE_PREFIX}{} {encoded}", self.name)
+    }
 }
 
 /// The text with its final newline, and the signature lines.
@@ -122,180 +258,12 @@ fn split(note: &[u8]) -> Result<(&str, &str), NoteError> {
     Ok((text, signatures))
 }
 
-/// One line below the text: `— <key name> <base64 of key ID and signature>`.
-struct Signature<'a> {
-    name: &'a str,
-    id: u32,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Signature<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let (name, encoded) = line.strip_prefix(SIGNATURE_PREFIX)?.split_once(' ')?;
-        let decoded = BASE64_STANDARD.decode(encoded).ok()?;
-        let (id, bytes) = decoded.split_first_chunk::<KEY_ID_BYTES>()?;
-        (is_key_name(name) && !bytes.is_empty()).then(|| Self {
-            name,
-            id: u32::from_be_bytes(*id),
-            bytes: bytes.to_vec(),
-        })
-    }
-}
-
 /// Key names are not empty and hold neither `+`, which ends them in a verifier key, nor white space.
 fn is_key_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c == '+' || c.is_whitespace())
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    //! A signer, because the proxy itself only ever verifies.
-
-    use super::*;
-    use ed25519_dalek::{Signer as _, SigningKey};
-
-    pub(crate) struct TestSigner {
-        pub(crate) name: &'static str,
-        secret: SigningKey,
-    }
-
-    impl TestSigner {
-        /// A signer whose secret is `seed`, 32 times.
-        pub(crate) fn new(name: &'static str, seed: u8) -> Self {
-            Self {
-                name,
-                secret: SigningKey::from_bytes(&[seed; 32]),
-            }
-        }
-
-        pub(crate) fn vkey(&self) -> VerifierKey {
-            VerifierKey::ed25519(self.name, self.secret.verifying_key())
-        }
-
-        pub(crate) fn line(&self, text: &str) -> String {
-            let mut bytes = self.vkey().id().to_be_bytes().to_vec();
-            bytes.extend_from_slice(&self.secret.sign(text.as_bytes()).to_bytes());
-            format!(
-                "{SIGNATURE_PREFIX}{} {}\n",
-                self.name,
-                BASE64_STANDARD.encode(bytes)
-            )
-        }
-
-        pub(crate) fn sign(&self, text: &str) -> Vec<u8> {
-            format!("{text}\n{}", self.line(text)).into_bytes()
-        }
-    }
-}
-
+pub(crate) mod testing;
 #[cfg(test)]
-mod tests {
-    use super::{testing::TestSigner, *};
-
-    /// The example of <https://pkg.go.dev/golang.org/x/mod/sumdb/note>'s format.
-    const VKEY: &str = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
-    const TEXT: &str = "This is an example message.\n";
-    const SIGNATURE: &str = "Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=";
-
-    fn published() -> (Vec<u8>, Vec<VerifierKey>) {
-        let note = format!("{TEXT}\n\u{2014} example.com/foo {SIGNATURE}\n");
-        (
-            note.into_bytes(),
-            vec![VKEY.parse().expect("a verifier key")],
-        )
-    }
-
-    #[test]
-    fn a_published_note_opens() {
-        let (note, keys) = published();
-        assert_eq!(open(&note, &keys), Ok(TEXT));
-    }
-
-    #[test]
-    fn a_note_with_any_bit_flipped_does_not_open() {
-        let (note, keys) = published();
-        for at in 0..note.len() * 8 {
-            let mut bad = note.clone();
-            bad[at / 8] ^= 1 << (at % 8);
-            assert!(open(&bad, &keys).is_err(), "bit {at}");
-        }
-    }
-
-    #[test]
-    fn a_note_cut_short_does_not_open() {
-        let (note, keys) = published();
-        for end in 0..note.len() {
-            assert!(open(&note[..end], &keys).is_err(), "cut at {end}");
-        }
-    }
-
-    #[test]
-    fn unknown_signatures_are_ignored_and_bad_ones_of_known_keys_are_not() {
-        let (rome, oslo) = (
-            TestSigner::new("rome.example", 1),
-            TestSigner::new("oslo.example", 2),
-        );
-        let impostor = TestSigner::new("rome.example", 3); // another key ID under the same name
-        let text = "rome.example/2026h1\n0\n";
-        let line = rome.line(text);
-        for (signatures, keys, want) in [
-            (
-                vec![line.clone(), oslo.line(text)],
-                vec![rome.vkey()],
-                Ok(text),
-            ),
-            (
-                vec![oslo.line(text), line.clone()],
-                vec![rome.vkey()],
-                Ok(text),
-            ),
-            (
-                vec![line.clone(), impostor.line(text)],
-                vec![rome.vkey()],
-                Ok(text),
-            ),
-            (
-                vec![line.clone(), line.clone()],
-                vec![rome.vkey()],
-                Ok(text),
-            ), // a repeat
-            (
-                vec![line.clone(), oslo.line("another text\n")],
-                vec![rome.vkey(), oslo.vkey()],
-                Err("bad_signature"),
-            ),
-            (vec![oslo.line(text)], vec![rome.vkey()], Err("unknown_key")),
-            (vec![line.clone()], vec![], Err("unknown_key")),
-            (
-                vec![line.clone(), "no signature\n".to_owned()],
-                vec![rome.vkey()],
-                Err("malformed"),
-            ),
-        ] {
-            let note = format!("{text}\n{}", signatures.concat());
-            let opened = open(note.as_bytes(), &keys).map_err(|error| error.reason());
-            assert_eq!(opened, want, "{note}");
-        }
-    }
-
-    #[test]
-    fn a_hundred_signatures_are_read_and_no_more() {
-        let rome = TestSigner::new("rome.example", 1);
-        let text = "rome.example/2026h1\n0\n";
-        for (count, opens) in [(MAX_SIGNATURES, true), (MAX_SIGNATURES + 1, false)] {
-            let note = format!("{text}\n{}", rome.line(text).repeat(count));
-            assert_eq!(
-                open(note.as_bytes(), &[rome.vkey()]).is_ok(),
-                opens,
-                "{count} lines"
-            );
-        }
-    }
-
-    #[test]
-    fn blank_lines_belong_to_the_text() {
-        let rome = TestSigner::new("rome.example", 1);
-        let text = "one\n\ntwo\n";
-        assert_eq!(open(&rome.sign(text), &[rome.vkey()]), Ok(text));
-    }
-}
+mod tests;

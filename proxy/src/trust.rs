@@ -85,14 +85,16 @@ fn read(sources: &[Source]) -> anyhow::Result<Vec<VerifierKey>> {
             .read()
             .map_err(|error| anyhow!(error))
             .with_context(place)?;
-        // A file may hold several keys, one a line, while they rotate.
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            keys.push(line.parse::<VerifierKey>().with_context(place)?);
-        }
+        keys.extend(VerifierKey::parse_all(&text).with_context(place)?);
     }
     anyhow::ensure!(
         !keys.is_empty(),
         "tile_proxy.public_keys: there is no key in them"
+    );
+    anyhow::ensure!(
+        keys.iter().any(|key| key.algorithm().vouches_for_logs()),
+        "tile_proxy.public_keys: there are only cosigners' keys in them; a witness vouches beside the \
+         log, so give the log's own key, too"
     );
     Ok(keys)
 }
@@ -129,6 +131,29 @@ mod tests {
         write(OSLO);
         assert_eq!(keys.reload(), Reload::Changed);
         assert_eq!(keys.current().len(), 1);
+    }
+
+    #[test]
+    fn a_key_file_may_hold_pem_and_lines() {
+        let pem = "-----BEGIN PUBLIC KEY-----\n\
+            MCowBQYDK2VwAyEATYJhw+1v93jbce6maoKBejktoaZJ/xaGm7YBr58Pu8c=\n\
+            -----END PUBLIC KEY-----";
+        let source = Source::Inline(format!("{ROME}\n{pem}\n{OSLO}\n"));
+        let keys = TrustedKeys::read(&[source]).expect("three keys");
+        assert_eq!(keys.current().len(), 3);
+        assert_eq!(keys.current()[1].to_string(), pem);
+    }
+
+    #[test]
+    fn witnesses_without_the_log_are_refused() {
+        let witness =
+            "witness.stagemole.eu+67f7aea0+BEqSG3yu9YrmcM3BHvQYTxwFj3uSWakQepafafpUqklv".to_owned();
+        let error = TrustedKeys::read(&[Source::Inline(witness.clone())])
+            .expect_err("nobody vouches")
+            .to_string();
+        assert!(error.contains("only cosigners' keys"), "{error}");
+        let both = [Source::Inline(witness), Source::Inline(ROME.to_owned())];
+        assert!(TrustedKeys::read(&both).is_ok());
     }
 
     #[test]

@@ -343,17 +343,17 @@ fn valid_key(at: usize, key: PublicKey) -> Result<ValidKey, Invalid> {
     }
 }
 
-/// Checks that the proxy will start with `text`: one verifier key a line.
+/// Checks that the proxy will start with `text`: verifier keys, one a line, or PEM.
 fn check_key(text: &str) -> Result<(), String> {
-    const RULE: &str = "must be a verifier key such as example.com/log+33d7b496+AeHTu4Q3hEIM…";
+    const RULE: &str =
+        "must be a verifier key such as example.com/log+33d7b496+AeHTu4Q3hEIM…, or PEM";
     // The proxy would take it for the path of a file in its pod.
     if text.is_empty() || text.starts_with("file:") {
         return Err(RULE.to_owned());
     }
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    for line in lines {
-        line.parse::<VerifierKey>()
-            .map_err(|why| format!("{RULE}: {why}"))?;
+    let keys = VerifierKey::parse_all(text).map_err(|why| format!("{RULE}: {why}"))?;
+    if keys.is_empty() {
+        return Err(RULE.to_owned());
     }
     Ok(())
 }

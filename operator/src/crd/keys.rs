@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
         .message("set exactly one of inline, secretKeyRef and configMapKeyRef")
 )]
 pub struct PublicKey {
-    /// The key itself: an Ed25519 verifier key such as `example.com/log+33d7b496+AeHTu4Q3hEIM…`, or
-    /// several, one a line. At most 4096 characters. A public key is no secret.
+    /// The key itself, Ed25519 or ECDSA: a verifier key such as
+    /// `example.com/log+33d7b496+AeHTu4Q3hEIM…`, one a line, or a PEM block of a public key; several
+    /// during a rotation. At most 4096 characters. A public key is no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub inline: Option<String>,

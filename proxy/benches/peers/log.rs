@@ -80,7 +80,7 @@ impl BenchLog {
         let root = fold(edge.iter().map(|tile| (*tile, &tiles[tile][..]))).expect("edge tiles");
         let text = format!("{ORIGIN}\n{size}\n{root}\n");
         let key = VerifierKey::ed25519(ORIGIN, self.secret.verifying_key());
-        let mut line = key.id().to_be_bytes().to_vec();
+        let mut line = key.id_under(ORIGIN).to_be_bytes().to_vec();
         line.extend(self.secret.sign(text.as_bytes()).to_bytes());
         let mut note = text;
         writeln!(note, "\n\u{2014} {ORIGIN} {}", BASE64_STANDARD.encode(line)).expect("memory");

@@ -209,7 +209,7 @@ impl Config {
             problems.push(Problem::new(
                 "public_keys",
                 "the log has no key, so nothing it serves could be proven; \
-                 give its verifier key (`name+id+base64`, or `file:PATH`)",
+                 give its verifier key (`name+id+base64`, PEM, or `file:PATH`)",
             ));
         }
         let upstreams = self.upstreams(&mut problems);

@@ -1,23 +1,67 @@
 //! Verifier keys: who may sign a note, and how a signature of theirs is checked.
+//!
+//! A key comes in one of two spellings:
+//!
+//! - A vkey line, `<name>+<8 hex digits of key ID>+<base64 of type and key>`
+//!   (<https://c2sp.org/signed-note>). A signature line is this key's if its name and its key ID are
+//!   both the key's.
+//! - A PEM block, `-----BEGIN PUBLIC KEY-----`, as Rekor and TUF repositories publish. It holds no
+//!   name, so any name will do, and the key ID alone decides. That of an ECDSA key does not depend on
+//!   the name; that of an Ed25519 key does, and is computed for the name in each line.
+//!
+//! What a key may vouch for follows from its [`Algorithm`]: a cosigner states that it saw a
+//! checkpoint, never that it is the log's.
+
+mod ecdsa;
+mod ed25519;
+mod pem;
 
 use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use ed25519_dalek::{Signature, VerifyingKey};
-use sha2::{Digest as _, Sha256};
+use ed25519_dalek::VerifyingKey;
 
-use super::is_key_name;
+use self::ecdsa::EcdsaKey;
+use super::{cosignature::Cosignature, is_key_name};
 
-/// The type byte of an Ed25519 key, before its 32 bytes and in its key ID.
-const ED25519: u8 = 0x01;
+/// The type byte before the key in a vkey line, where it is also part of the key ID.
+mod key_type {
+    pub(super) const ED25519: u8 = 0x01;
+    pub(super) const ECDSA: u8 = 0x02;
+    pub(super) const COSIGNATURE_V1: u8 = 0x04;
+    pub(super) const RFC6962: u8 = 0x05;
+    pub(super) const ML_DSA_44: u8 = 0x06;
+    pub(super) const LONG_IDENTIFIER: u8 = 0xff;
+}
 
-/// A named public key, `<name>+<8 hex digits of key ID>+<base64 of type and key>`.
-/// See <https://c2sp.org/signed-note>.
+/// A public key that may have signed a note.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct VerifierKey {
-    name: String,
-    id: u32, // first four bytes, big-endian, of SHA-256(name ‖ "\n" ‖ type ‖ key)
-    key: VerifyingKey,
+    name: Option<String>, // `None`: from PEM, which has no place for it
+    key: PublicKey,
+}
+
+/// The key itself: one algorithm a variant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum PublicKey {
+    CosignatureV1(VerifyingKey),
+    Ecdsa(EcdsaKey),
+    Ed25519(VerifyingKey),
+}
+
+/// How a key signs, and so what its signatures mean.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// A third party's statement that it saw a checkpoint at some time
+    /// (<https://c2sp.org/tlog-cosignature>). Vouches for no log.
+    CosignatureV1,
+    /// ECDSA on P-256 over the SHA-256 of the text, in ASN.1.
+    EcdsaP256,
+    /// ECDSA on P-384 over the SHA-256 of the text, in ASN.1.
+    EcdsaP384,
+    /// Ed25519 over the text.
+    Ed25519,
 }
 
 /// Why a text is not a verifier key that can be used.
@@ -27,6 +71,9 @@ pub enum VerifierKeyError {
     /// Not of the form of a verifier key.
     #[error("not a verifier key of the form <name>+<key ID>+<base64>: {0}")]
     Malformed(&'static str),
+    /// Begins as PEM, and is not a public key in it.
+    #[error("not a public key in PEM: {0}")]
+    Pem(&'static str),
     /// The key ID in the text is not that of the key: a typing error, or an altered key.
     #[error("the key ID is {given}, but this name and key have {computed:08x}")]
     WrongId {
@@ -35,55 +82,127 @@ pub enum VerifierKeyError {
         /// As computed.
         computed: u32,
     },
-    /// A kind of key that is not built yet.
-    #[error("{0} keys are not built yet; only Ed25519 verifier keys (type 1) are")]
+    /// A kind of key whose signatures cannot be checked. Left out, it does no harm: signatures of
+    /// unknown keys are ignored.
+    #[error(
+        "{0} keys are not built yet; give an Ed25519 or ECDSA (P-256, P-384) key of the log, and \
+         leave this one out"
+    )]
     Unsupported(&'static str),
+    /// A key in DER that is of another kind, or broken.
+    #[error("not a key that can be used: {0}")]
+    Unusable(&'static str),
 }
 
 impl VerifierKey {
     /// The verifier key of an Ed25519 public key under a name.
     pub fn ed25519(name: &str, key: VerifyingKey) -> Self {
-        let digest = Sha256::new()
-            .chain_update(name)
-            .chain_update([b'\n', ED25519])
-            .chain_update(key.as_bytes())
-            .finalize();
-        let id = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
         Self {
-            name: name.to_owned(),
-            id,
-            key,
+            name: Some(name.to_owned()),
+            key: PublicKey::Ed25519(key),
         }
     }
 
-    /// The key's name; often the log's origin, but not always.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// All keys in a text: vkey lines and PEM blocks, in any order, as they stand in one file while
+    /// keys rotate. May be none.
+    ///
+    /// # Errors
+    /// That of the first key that is not one.
+    pub fn parse_all(text: &str) -> Result<Vec<Self>, VerifierKeyError> {
+        let mut keys = Vec::new();
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        while let Some(line) = lines.next() {
+            if !pem::begins(line) {
+                keys.push(line.parse()?);
+                continue;
+            }
+            let mut block = line.to_owned();
+            for line in lines.by_ref() {
+                block.push('\n');
+                block.push_str(line);
+                if pem::ends(line) {
+                    break;
+                }
+            }
+            keys.push(block.parse()?);
+        }
+        Ok(keys)
     }
 
-    /// The key's ID, which tells keys of one name apart.
-    pub fn id(&self) -> u32 {
-        self.id
+    /// The key's name, often the log's origin, but not always; `None` if it came as PEM.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// How it signs.
+    pub fn algorithm(&self) -> Algorithm {
+        match &self.key {
+            PublicKey::CosignatureV1(_) => Algorithm::CosignatureV1,
+            PublicKey::Ecdsa(key) => key.algorithm(),
+            PublicKey::Ed25519(_) => Algorithm::Ed25519,
+        }
+    }
+
+    /// The ID that this key's signatures carry under a key name.
+    pub fn id_under(&self, name: &str) -> u32 {
+        match &self.key {
+            PublicKey::CosignatureV1(key) => ed25519::id(name, key_type::COSIGNATURE_V1, key),
+            PublicKey::Ecdsa(key) => key.id(),
+            PublicKey::Ed25519(key) => ed25519::id(name, key_type::ED25519, key),
+        }
+    }
+
+    /// Whether a signature line with this name and key ID claims to be of this key.
+    pub fn signs_as(&self, name: &str, id: u32) -> bool {
+        self.name.as_deref().is_none_or(|own| own == name) && self.id_under(name) == id
     }
 
     /// Whether `signature` (without the key ID) is this key's over `text`.
     pub fn verifies(&self, text: &[u8], signature: &[u8]) -> bool {
-        let Ok(signature) = Signature::from_slice(signature) else {
-            return false;
-        };
-        // Strict: no small-order keys, no second spelling of a signature.
-        self.key.verify_strict(text, &signature).is_ok()
+        match &self.key {
+            PublicKey::CosignatureV1(key) => {
+                Cosignature::parse(signature).is_some_and(|cosigned| {
+                    ed25519::verifies(key, &cosigned.message(text), cosigned.signature)
+                })
+            }
+            PublicKey::Ecdsa(key) => key.verifies(text, signature),
+            PublicKey::Ed25519(key) => ed25519::verifies(key, text, signature),
+        }
     }
 }
 
+impl Algorithm {
+    /// Whether a signature of this kind says that a checkpoint is the log's. A cosignature says only
+    /// that somebody saw it, under whatever origin it names.
+    pub fn vouches_for_logs(self) -> bool {
+        match self {
+            Self::CosignatureV1 => false,
+            Self::EcdsaP256 | Self::EcdsaP384 | Self::Ed25519 => true,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CosignatureV1 => "cosignature/v1",
+            Self::EcdsaP256 => "ECDSA P-256",
+            Self::EcdsaP384 => "ECDSA P-384",
+            Self::Ed25519 => "Ed25519",
+        })
+    }
+}
+
+/// One key, in either spelling.
 impl FromStr for VerifierKey {
     type Err = VerifierKeyError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        use VerifierKeyError::{Malformed, Unsupported, WrongId};
-        if text.starts_with("-----BEGIN") {
-            return Err(Unsupported("PEM"));
+        if pem::begins(text) {
+            let key = PublicKey::from_spki(&pem::decode(text)?)?;
+            return Ok(Self { name: None, key });
         }
+        use VerifierKeyError::{Malformed, WrongId};
         // Base64 may hold `+` as well: at most three parts.
         let mut parts = text.splitn(3, '+');
         let (Some(name), Some(id), Some(encoded)) = (parts.next(), parts.next(), parts.next())
@@ -96,91 +215,80 @@ impl FromStr for VerifierKey {
         let bytes = BASE64_STANDARD
             .decode(encoded)
             .map_err(|_| Malformed("the key is not base64"))?;
-        let key = match bytes.split_first() {
-            Some((&ED25519, key)) => key,
-            Some((0x02, _)) => return Err(Unsupported("ECDSA")),
-            Some((0x04 | 0x06, _)) => return Err(Unsupported("cosigner")),
-            Some((0x05, _)) => return Err(Unsupported("RFC 6962")),
-            _ => return Err(Malformed("of an unknown type")),
+        let key = Self {
+            name: Some(name.to_owned()),
+            key: PublicKey::from_typed(&bytes)?,
         };
-        let key = <[u8; 32]>::try_from(key)
-            .ok()
-            .and_then(|key| VerifyingKey::from_bytes(&key).ok())
-            .ok_or(Malformed("the key is not 32 bytes of Ed25519"))?;
-        let key = Self::ed25519(name, key);
-        if id != format!("{:08x}", key.id) {
+        let computed = key.id_under(name);
+        if id != format!("{computed:08x}") {
             return Err(WrongId {
                 given: id.to_owned(),
-                computed: key.id,
+                computed,
             });
         }
         Ok(key)
     }
 }
 
-/// The text it was parsed from.
+/// A vkey line, or a PEM block without a final newline; parses to the same key.
 impl fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = vec![ED25519];
-        bytes.extend_from_slice(self.key.as_bytes());
-        write!(
-            f,
-            "{}+{:08x}+{}",
-            self.name,
-            self.id,
-            BASE64_STANDARD.encode(bytes)
-        )
+        match &self.name {
+            Some(name) => {
+                let (id, encoded) = (
+                    self.id_under(name),
+                    BASE64_STANDARD.encode(self.key.typed()),
+                );
+                write!(f, "{name}+{id:08x}+{encoded}")
+            }
+            None => f.write_str(&pem::encode(&self.key.spki())),
+        }
+    }
+}
+
+impl PublicKey {
+    /// From the bytes in a vkey line.
+    fn from_typed(bytes: &[u8]) -> Result<Self, VerifierKeyError> {
+        use VerifierKeyError::{Malformed, Unsupported};
+        let ed25519 =
+            |key| ed25519::parse(key).ok_or(Malformed("the key is not 32 bytes of Ed25519"));
+        match bytes.split_first() {
+            Some((&key_type::ED25519, key)) => ed25519(key).map(Self::Ed25519),
+            Some((&key_type::ECDSA, spki)) => EcdsaKey::parse(spki).map(Self::Ecdsa),
+            Some((&key_type::COSIGNATURE_V1, key)) => ed25519(key).map(Self::CosignatureV1),
+            Some((&key_type::RFC6962, _)) => Err(Unsupported("RFC 6962 tree head (type 5)")),
+            Some((&key_type::ML_DSA_44, _)) => Err(Unsupported("ML-DSA-44 cosigner (type 6)")),
+            Some((&key_type::LONG_IDENTIFIER, _)) => Err(Unsupported("RSA and other (type 255)")),
+            _ => Err(Malformed("the key is of an unknown type")),
+        }
+    }
+
+    /// As [`PublicKey::from_typed`] reads it.
+    fn typed(&self) -> Vec<u8> {
+        let (key_type, key) = match self {
+            Self::CosignatureV1(key) => (key_type::COSIGNATURE_V1, &key.as_bytes()[..]),
+            Self::Ecdsa(key) => (key_type::ECDSA, key.spki()),
+            Self::Ed25519(key) => (key_type::ED25519, &key.as_bytes()[..]),
+        };
+        [&[key_type], key].concat()
+    }
+
+    /// From a DER `SubjectPublicKeyInfo`, as PEM holds it.
+    fn from_spki(spki: &[u8]) -> Result<Self, VerifierKeyError> {
+        match ed25519::from_spki(spki) {
+            Some(key) => Ok(Self::Ed25519(key)),
+            None => EcdsaKey::parse(spki).map(Self::Ecdsa),
+        }
+    }
+
+    /// As [`PublicKey::from_spki`] reads it; a cosigner's key is Ed25519, too, but never in PEM.
+    fn spki(&self) -> Vec<u8> {
+        match self {
+            Self::CosignatureV1(key) | Self::Ed25519(key) => ed25519::spki(key),
+            Self::Ecdsa(key) => key.spki().to_vec(),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const REKOR: &str =
-        "log2025-1.rekor.sigstore.dev+cf119915+AbfK5adZJxsI323FwGD2AJJ9F4i89cfDuLdGJBIYntuO";
-
-    #[test]
-    fn published_keys_parse_and_format_to_the_same() {
-        for text in [
-            REKOR,
-            "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8", // + in base64
-            "example.com/log/testdata+33d7b496+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx",
-        ] {
-            let key: VerifierKey = text.parse().expect(text);
-            assert_eq!(key.to_string(), text);
-        }
-    }
-
-    #[test]
-    fn a_key_that_is_not_exactly_right_is_refused() {
-        for (text, want) in [
-            ("", "it needs three parts"),
-            ("rome", "it needs three parts"),
-            ("+cf119915+AbfK", "the name is empty"),
-            (
-                "a b+cf119915+AbfK",
-                "the name is empty or holds white space",
-            ),
-            ("rome+cf119915+%", "not base64"),
-            ("rome+cf119915+AbfK", "not 32 bytes"),
-            ("rome+cf119915+", "of an unknown type"),
-            (
-                "rome+c0d23d6a+AjBZMBMGByqGSM49",
-                "ECDSA keys are not built yet",
-            ),
-            ("-----BEGIN PUBLIC KEY-----", "PEM keys are not built yet"),
-            (
-                &REKOR.replace("cf119915", "CF119915"),
-                "the key ID is CF119915, but",
-            ),
-            (
-                &REKOR.replace("log2025", "log2026"),
-                "the key ID is cf119915, but",
-            ),
-        ] {
-            let error = text.parse::<VerifierKey>().expect_err(text).to_string();
-            assert!(error.contains(want), "{text}: {error}");
-        }
-    }
-}
+mod tests;

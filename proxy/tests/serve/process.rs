@@ -196,7 +196,7 @@ fn a_rotated_key_is_taken_up_without_a_restart() {
     assert_eq!(proxy.get("/checkpoint").status, 200);
 
     let rotated = Arc::new(FixtureLog::with_entries(300).signed_by(9));
-    std::fs::write(&keys, rotated.vkey()).expect("written");
+    std::fs::write(&keys, rotated.pem()).expect("written");
     eventually("the withdrawn key's note is not served", || {
         proxy.get("/checkpoint").status == 502
     });

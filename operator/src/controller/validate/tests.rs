@@ -77,7 +77,7 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         ),
         (
             |p| p.spec.public_keys[0].inline = Some("-----BEGIN PUBLIC KEY-----".into()),
-            "spec.publicKeys[0].inline: must be a verifier key such as example.com/log+33d7b496+AeHTu4Q3hEIM…: PEM keys",
+            "spec.publicKeys[0].inline: must be a verifier key such as example.com/log+33d7b496+AeHTu4Q3hEIM…, or PEM: not a public key in PEM",
         ),
         (
             |p| p.spec.public_keys[0].inline = Some("rome+33d7b496+AeHT".into()),
@@ -152,7 +152,11 @@ fn what_real_logs_use_is_accepted() {
         p.spec.cache.access_modes = vec![AccessMode::ReadWriteOncePod];
         let key = p.spec.public_keys[0].inline.clone().unwrap_or_default();
         let other = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
-        p.spec.public_keys[0].inline = Some(format!("{key}\n{other}\n"));
+        let pem = "-----BEGIN PUBLIC KEY-----\n\
+            MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE2G2Y+2tabdTV5BcGiBIx0a9fAFwr\n\
+            kBbmLSGtks4L3qX6yYY0zufBnhC8Ur/iy55GhWP/9A/bY2LhC30M9+RYtw==\n\
+            -----END PUBLIC KEY-----";
+        p.spec.public_keys[0].inline = Some(format!("{key}\n{other}\n{pem}\n"));
     });
     assert_eq!(proxy.origin, "rekor.sigstore.dev - 2605736670972794746");
 }

@@ -84,6 +84,16 @@ impl FixtureLog {
         VerifierKey::ed25519(ORIGIN, self.secret.verifying_key()).to_string()
     }
 
+    /// The same key in the other spelling, which holds no name.
+    pub(crate) fn pem(&self) -> String {
+        let mut der = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00".to_vec();
+        der.extend(self.secret.verifying_key().as_bytes());
+        format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            BASE64_STANDARD.encode(der)
+        )
+    }
+
     pub(crate) fn tile_bytes(&self, tile: Tile) -> Vec<u8> {
         let first = tile.index() as usize * 256;
         let hashes = &self.levels[usize::from(tile.level())][first..];
@@ -115,7 +125,7 @@ impl FixtureLog {
 
     pub(crate) fn sign(&self, text: &str) -> Vec<u8> {
         let key = VerifierKey::ed25519(ORIGIN, self.secret.verifying_key());
-        let mut line = key.id().to_be_bytes().to_vec();
+        let mut line = key.id_under(ORIGIN).to_be_bytes().to_vec();
         line.extend(self.secret.sign(text.as_bytes()).to_bytes());
         let mut note = text.to_owned();
         writeln!(note, "\n\u{2014} {ORIGIN} {}", BASE64_STANDARD.encode(line)).expect("memory");
