@@ -7,6 +7,7 @@
 pub mod bundle;
 pub mod consistency;
 pub mod edge;
+pub mod inclusion;
 pub mod path;
 pub mod tile;
 
@@ -108,6 +109,8 @@ pub fn perfect_root(hashes: impl ExactSizeIterator<Item = Hash>) -> Option<Hash>
 pub(crate) mod testing {
     //! Trees computed from their definition, to hold the tiles against.
 
+    use std::sync::LazyLock;
+
     use super::{tile::Tile, *};
 
     /// RFC 6962, section 2.1, word for word.
@@ -133,6 +136,79 @@ pub(crate) mod testing {
             })
             .collect()
     }
+
+    /// A tree of any size in which all entries are the same but one: each hash follows from its place
+    /// alone, so that trees of 2^63 entries have tiles, too.
+    pub(crate) struct SparseTree {
+        pub(crate) size: u64,
+        pub(crate) special: u64, // index of the entry that is another
+    }
+
+    impl SparseTree {
+        pub(crate) fn leaf(&self, index: u64) -> Hash {
+            leaf_hash(if index == self.special {
+                b"one"
+            } else {
+                b"other"
+            })
+        }
+
+        pub(crate) fn root(&self) -> Hash {
+            self.range(0, self.size)
+        }
+
+        /// The root of the first `size` entries.
+        pub(crate) fn prefix(&self, size: u64) -> Hash {
+            self.range(0, size)
+        }
+
+        pub(crate) fn contents(&self, tiles: Vec<Tile>) -> Vec<(Tile, bytes::Bytes)> {
+            let content = |tile: Tile| {
+                let first = tile.index() * 256;
+                (first..first + u64::from(tile.width()))
+                    .flat_map(|at| self.perfect(8 * u32::from(tile.level()), at).0)
+                    .collect()
+            };
+            tiles
+                .into_iter()
+                .map(|tile| (tile, content(tile)))
+                .collect()
+        }
+
+        /// RFC 6962, section 2.1, over entries `[start, end)`.
+        fn range(&self, start: u64, end: u64) -> Hash {
+            let count = end - start;
+            match count {
+                0 => empty_root(),
+                _ if count.is_power_of_two() => self.perfect(count.ilog2(), start / count),
+                _ => {
+                    let split = start + (1 << count.ilog2());
+                    node_hash(self.range(start, split), self.range(split, end))
+                }
+            }
+        }
+
+        /// The root of entries `[index << height, (index + 1) << height)`.
+        fn perfect(&self, height: u32, index: u64) -> Hash {
+            if self.special >> height != index {
+                return UNIFORM[height as usize];
+            }
+            (0..height).fold(leaf_hash(b"one"), |hash, below| {
+                let beside = UNIFORM[below as usize];
+                match self.special >> below & 1 {
+                    0 => node_hash(hash, beside),
+                    _ => node_hash(beside, hash),
+                }
+            })
+        }
+    }
+
+    /// Roots of perfect trees of 2^0, 2^1, … entries that are all the same.
+    static UNIFORM: LazyLock<Vec<Hash>> = LazyLock::new(|| {
+        std::iter::successors(Some(leaf_hash(b"other")), |h| Some(node_hash(*h, *h)))
+            .take(64)
+            .collect()
+    });
 
     /// The leaf hashes of entries "0", "1", "2", … as ASCII decimals.
     pub(crate) fn decimal_leaves(size: usize) -> Vec<Hash> {

@@ -73,7 +73,7 @@ pub fn prefix_root(old: u64, spine: &[(Tile, Bytes)]) -> Option<Hash> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tlog::testing::{content, decimal_leaves, tree_hash};
+    use crate::tlog::testing::{SparseTree, content, decimal_leaves, tree_hash};
     use proptest::prelude::*;
 
     fn spine_of(leaves: &[Hash], old: u64) -> Vec<(Tile, Bytes)> {
@@ -125,6 +125,33 @@ mod tests {
         assert!(spine(0, 10).is_empty());
         assert!(spine(11, 10).is_empty());
         assert_eq!(spine(10, 10).len(), 1);
+    }
+
+    #[test]
+    fn prefixes_of_the_largest_trees_are_proven() {
+        for (old, new) in [
+            (1, 1 << 63),
+            ((1 << 63) - 1, 1 << 63),
+            (1 << 63, 1 << 63),
+            (1 << 62, (1 << 63) - 1),
+            ((1 << 56) - 1, 1 << 56),
+            (1 << 56, (1 << 56) + 1),
+            (65_535, 65_536),
+            (65_536, 65_537),
+            (0x1234_5678_9abc_def0, 0x7edc_ba98_7654_3210),
+        ] {
+            let tree = SparseTree {
+                size: new,
+                special: old - 1,
+            };
+            let spine = tree.contents(spine(old, new));
+            assert!(spine.len() <= 8);
+            assert_eq!(
+                prefix_root(old, &spine),
+                Some(tree.prefix(old)),
+                "{old} of {new}"
+            );
+        }
     }
 
     proptest! {

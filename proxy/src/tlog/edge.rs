@@ -46,7 +46,7 @@ pub fn fold<'a>(edge: impl IntoIterator<Item = (Tile, &'a [u8])>) -> Option<Hash
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tlog::testing::{content, decimal_leaves, tree_hash};
+    use crate::tlog::testing::{SparseTree, content, decimal_leaves, tree_hash};
     use proptest::prelude::*;
 
     fn fold_of(leaves: &[Hash]) -> Option<Hash> {
@@ -74,6 +74,15 @@ mod tests {
                     "tile/0/x019/669.p/229",
                     "tile/1/076.p/213",
                     "tile/2/000.p/76",
+                ],
+            ),
+            (
+                71_909_756,
+                vec![
+                    "tile/0/x280/897.p/124",
+                    "tile/1/x001/097.p/65",
+                    "tile/2/004.p/73",
+                    "tile/3/000.p/4",
                 ],
             ),
             (
@@ -129,6 +138,32 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn edges_around_powers_of_the_tile_width_fold_to_the_root() {
+        for level in 1..=7 {
+            for size in [
+                (1 << (8 * level)) - 1,
+                1 << (8 * level),
+                (1 << (8 * level)) + 1,
+            ] {
+                assert_folds(size);
+            }
+        }
+        for size in [(1 << 63) - 1, 1 << 63, 0x7f80_0000_0000_00ff] {
+            assert_folds(size);
+        }
+    }
+
+    fn assert_folds(size: u64) {
+        let tree = SparseTree {
+            size,
+            special: size - 1,
+        };
+        let edge = tree.contents(edge_tiles(size));
+        let root = fold(edge.iter().map(|(tile, bytes)| (*tile, &bytes[..])));
+        assert_eq!(root, Some(tree.root()), "size {size}");
     }
 
     proptest! {
