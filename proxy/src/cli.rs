@@ -4,6 +4,7 @@ mod check;
 mod export;
 mod fsck;
 mod import;
+mod inspect;
 mod logs;
 mod prune;
 mod serve;
@@ -27,6 +28,7 @@ enum Command {
     Export(export::Export),
     Fsck(fsck::Fsck),
     Import(import::Import),
+    Inspect(inspect::Inspect),
     Prune(prune::Prunes),
     Serve(serve::Serve),
     Sync(sync::Sync),
@@ -48,6 +50,7 @@ pub async fn main() -> ExitCode {
         Command::Export(command) => command.run().await,
         Command::Fsck(command) => command.run().await,
         Command::Import(command) => command.run().await,
+        Command::Inspect(command) => command.run().await,
         Command::Prune(command) => command.run().await,
         Command::Serve(command) => command.run().await,
         Command::Sync(command) => command.run().await,

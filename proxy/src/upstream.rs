@@ -17,7 +17,7 @@ use self::retry::{Backoff, retry_after};
 use crate::{config::UpstreamSettings, metrics::UpstreamMetrics};
 
 /// How we introduce ourselves. Logs ask for a way to find out who reads them.
-const USER_AGENT: &str = concat!(
+pub(crate) const USER_AGENT: &str = concat!(
     "tile-proxy/",
     env!("CARGO_PKG_VERSION"),
     " (+https://tiles.stella-ops.org)"

@@ -4,6 +4,7 @@ mod clients;
 mod fsck;
 mod honest;
 mod hostile;
+mod inspect;
 mod interface;
 mod process;
 mod prune;
