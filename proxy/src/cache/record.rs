@@ -27,7 +27,7 @@ const CHECKED_BYTES: usize = 56;
 impl Record {
     /// state u8, reserved\[3\], upstream u32, cachedAt u64, treeSize u64, sha256\[32\], crc32 u32,
     /// reserved\[4\]; little-endian.
-    pub(super) fn encode(&self) -> [u8; RECORD_BYTES] {
+    pub fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
         bytes[0] = STATE_STORED;
         bytes[4..8].copy_from_slice(&self.upstream.to_le_bytes());
@@ -40,7 +40,7 @@ impl Record {
     }
 
     /// `None` for a slot without a tile, and for a record that was torn or rotted.
-    pub(super) fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
+    pub fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
         let record = Self {
             upstream: u32::from_le_bytes(*bytes[4..].first_chunk()?),
             cached_at: u64::from_le_bytes(*bytes[8..].first_chunk()?),

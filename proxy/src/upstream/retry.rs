@@ -25,8 +25,12 @@ impl Backoff {
 /// 10.2.3); `None` if it is in neither.
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
-    if let Ok(seconds) = value.parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
+    // Digits and nothing else; Rust would also read a plus sign.
+    if value.bytes().all(|b| b.is_ascii_digit()) {
+        return value
+            .parse()
+            .ok()
+            .map(|s: u32| Duration::from_secs(s.into()));
     }
     let at = rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
@@ -55,7 +59,10 @@ mod tests {
             ("0", Some(0)),
             ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
             ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)), // over already
+            ("4294967295", Some(4_294_967_295)),
+            ("4294967296", None), // 136 years and a second
             ("-1", None),
+            ("+1", None),
             ("soon", None),
             ("", None),
         ] {
