@@ -25,7 +25,7 @@ use crate::{
     metrics::Metrics,
     sync::Syncs,
     trust::TrustedKeys,
-    upstream::{Upstream, retry::Backoff},
+    upstream::{Upstream, Upstreams, race::Rules as RaceRules, retry::Backoff},
 };
 
 /// Compressed bundles may take this part of `cache.memory_mb` once more.
@@ -47,6 +47,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let log_settings = settings.logs.first().context("no log is configured")?;
     let keys = TrustedKeys::read(&log_settings.keys)?;
     let metrics = Arc::new(Metrics::new()?);
+    let upstreams = upstreams(&settings, log_settings, &metrics)?;
     let site = Arc::new(Site {
         service: OnceLock::new(),
         was_ready: AtomicBool::new(false),
@@ -83,7 +84,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let serving = tokio::spawn(server.run(listeners, draining.clone(), config.shutdown.drain.0));
 
     let opened = tokio::select! {
-        opened = open(&settings, log_settings, keys, &metrics) => Some(opened),
+        opened = open(&settings, log_settings, keys, upstreams, &metrics) => Some(opened),
         () = stop.cancelled() => None,
     };
     let mut tasks = JoinSet::new();
@@ -151,6 +152,7 @@ async fn open(
     settings: &Settings,
     log: &LogSettings,
     keys: TrustedKeys,
+    upstreams: Upstreams,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Service> {
     let config = &settings.config;
@@ -163,21 +165,7 @@ async fn open(
     )
     .await?;
     let cache = Arc::new(cache);
-    let backoff = Backoff {
-        retries: config.failover.retry_count,
-        delay: Duration::from_millis(config.failover.retry_delay_ms),
-    };
-    let upstream = match log.upstreams.first() {
-        Some(upstream) => Some(Upstream::new(
-            upstream.clone(),
-            backoff,
-            config.limits.upstream_requests,
-            metrics.upstream(&log.name, &upstream.name),
-        )?),
-        None => None,
-    };
     let max_wait = Duration::from_millis(config.coalescing.max_wait_ms);
-    let timeout = upstream.as_ref().map_or(Duration::ZERO, Upstream::timeout);
     let options = LogOptions {
         name: log.name.clone(),
         origin: log.origin.clone(),
@@ -185,11 +173,12 @@ async fn open(
         refresh_interval: config.checkpoint.refresh_interval.0,
         max_wait,
         // Repeats begin within `max_wait`; the last of them may take its time.
-        fetch_limit: max_wait + timeout,
+        fetch_limit: max_wait + upstreams.timeout(),
         error_ttl: Duration::from_millis(config.coalescing.error_ttl_ms),
+        coalescing: config.coalescing.enabled,
         checkpoint_bytes: config.limits.checkpoint_bytes,
     };
-    let log = Log::new(options, upstream, Arc::clone(&cache), Arc::clone(metrics))
+    let log = Log::new(options, upstreams, Arc::clone(&cache), Arc::clone(metrics))
         .context("cannot read what was trusted before")?;
     let log = Arc::new(log);
     Ok(Service {
@@ -228,6 +217,36 @@ async fn save_stats(site: &Arc<Site>) {
     if let Ok(Err(error)) = saved.await {
         tracing::debug!(%error, "statistics not saved");
     }
+}
+
+/// The upstreams of a log; connects to nothing.
+fn upstreams(
+    settings: &Settings,
+    log: &LogSettings,
+    metrics: &Metrics,
+) -> anyhow::Result<Upstreams> {
+    let config = &settings.config;
+    let all = log.upstreams.iter().map(|upstream| {
+        let metrics = metrics.upstream(&log.name, &upstream.name);
+        let requests = config.limits.upstream_requests;
+        let made = Upstream::new(upstream.clone(), requests, metrics)
+            .with_context(|| format!("cannot use the upstream `{}`", upstream.name))?;
+        Ok((upstream.priority, made))
+    });
+    let rules = RaceRules {
+        patience: Duration::from_millis(config.coalescing.max_wait_ms),
+        backoff: Backoff {
+            retries: config.failover.retry_count,
+            delay: Duration::from_millis(config.failover.retry_delay_ms),
+        },
+    };
+    let all = all.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Upstreams::new(
+        &log.name,
+        all,
+        config.failover.enabled,
+        rules,
+    ))
 }
 
 /// Starts a sync whenever the schedule says so, in UTC.

@@ -8,15 +8,18 @@ mod check;
 mod load;
 mod unbuilt;
 mod units;
+mod upstreams;
 
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
 use url::Url;
 
+pub(crate) use self::upstreams::with_rekor_v2_prefix;
 pub use self::{
-    check::{LogSettings, Problem, Settings, UpstreamSettings},
+    check::{LogSettings, Problem, Settings},
     load::{ConfigError, ENVIRONMENT_PREFIX},
     units::{Interval, Listen, Size, Source},
+    upstreams::UpstreamSettings,
 };
 
 /// Everything under `tile_proxy:` in the configuration file.
@@ -148,9 +151,10 @@ pub enum Mode {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// Name in metrics and records; never a URL. Defaults to the host of `url`.
+    /// Name in metrics and records; never a URL, and no two have the same. Defaults to the host of
+    /// `url`.
     pub name: String,
-    /// Base URL: `checkpoint` and `tile/` are below it.
+    /// Base URL: `checkpoint` and `tile/` are below it. `file:///PATH` is a directory.
     pub url: Option<Url>,
     /// Where the tiles are, if they are not under `url`. A final `tile/` is cut off.
     #[serde(with = "units::empty_is_none")]
@@ -159,9 +163,11 @@ pub struct Upstream {
     pub priority: u32,
     /// How long one request may take. Defaults to `30s`.
     pub timeout: Option<Interval>,
-    /// Certificate authorities for this upstream, PEM.
+    /// Certificate authorities for this upstream in place of the system's, PEM. A file is read again
+    /// when it changes.
     pub ca: Option<Source>,
-    /// Value of the `Authorization` header.
+    /// Value of the `Authorization` header, such as `Bearer …`; sent to the host of `url` and to no
+    /// other. A file is read again when it changes.
     pub authorization: Option<Source>,
     /// Where writes go, if not to `url`.
     #[serde(with = "units::empty_is_none")]

@@ -40,7 +40,10 @@ use crate::{
         tile::{Tile, width_in},
     },
     trust::TrustedKeys,
-    upstream::Upstream,
+    upstream::{
+        Upstreams,
+        trace::{Trace, scope},
+    },
 };
 
 /// A tree that a known key signed and whose edge tiles fold to the signed root.
@@ -79,6 +82,8 @@ pub struct LogOptions {
     pub fetch_limit: Duration,
     /// How long an error is remembered.
     pub error_ttl: Duration,
+    /// Whether those who want the same thing share one fetch.
+    pub coalescing: bool,
     /// Largest checkpoint an upstream may send, in bytes.
     pub checkpoint_bytes: usize,
 }
@@ -86,8 +91,8 @@ pub struct LogOptions {
 /// One followed log.
 pub struct Log {
     options: LogOptions,
-    /// `None` in offline mode.
-    upstream: Option<Upstream>,
+    /// None in offline mode.
+    upstreams: Upstreams,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
     counts: LogMetrics,
@@ -117,15 +122,18 @@ impl Log {
     /// When what was trusted cannot be read: to start without it would be to forget it.
     pub fn new(
         options: LogOptions,
-        upstream: Option<Upstream>,
+        upstreams: Upstreams,
         cache: Arc<Cache>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let flights = Flights::new(options.max_wait, options.fetch_limit, options.error_ttl);
+        let mut flights = Flights::new(options.max_wait, options.fetch_limit, options.error_ttl);
+        if !options.coalescing {
+            flights = flights.not_shared();
+        }
         let log = Self {
             counts: metrics.of_log(&options.name),
             options,
-            upstream,
+            upstreams,
             cache,
             metrics,
             store: OnceLock::new(),
@@ -149,14 +157,9 @@ impl Log {
         &self.counts
     }
 
-    /// Its upstream; `None` in offline mode.
-    pub fn upstream(&self) -> Option<&Upstream> {
-        self.upstream.as_ref()
-    }
-
-    /// The upstream's name; `nobody` in offline mode.
-    fn upstream_name(&self) -> &str {
-        self.upstream.as_ref().map_or("nobody", Upstream::name)
+    /// Its upstreams; none in offline mode.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
     }
 
     /// Its part of the cache, once its origin is known.
@@ -199,7 +202,14 @@ impl Log {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read(self: &Arc<Self>, resource: Resource) -> Result<Body, ReadError> {
-        let fetched = self.find(resource).await;
+        if let Some(body) = self.at_hand(resource) {
+            self.counts.hits.inc();
+            return Ok(body);
+        }
+        let max_wait = self.options.max_wait;
+        // Over all it may wait for: a newer checkpoint, the tile above, the resource itself.
+        let fetched = tokio::time::timeout(max_wait, self.find(resource)).await;
+        let fetched = fetched.unwrap_or(Err(ReadError::TimedOut(max_wait)));
         let counter = match &fetched {
             Ok(Fetched {
                 from_upstream: false,
@@ -220,6 +230,18 @@ impl Log {
     /// See [`ReadError`].
     pub async fn prefetch(self: &Arc<Self>, resource: Resource) -> Result<(), ReadError> {
         self.find(resource).await.map(drop)
+    }
+
+    /// A full tile that is in memory, which is what most clients ask for: without a future, a timer
+    /// or an allocation.
+    fn at_hand(&self, resource: Resource) -> Option<Body> {
+        let Resource::Tile(tile) = resource else {
+            return None;
+        };
+        let trusted = self.trusted.load();
+        let inside = tile.is_full() && has(trusted.as_ref()?, resource);
+        self.cache
+            .remembered(self.store.get().filter(|_| inside)?, resource)
     }
 
     async fn find(self: &Arc<Self>, resource: Resource) -> Result<Fetched, ReadError> {
@@ -289,6 +311,8 @@ impl Log {
     where
         F: Future<Output = Result<Fetched, ReadError>> + Send + 'static,
     {
+        // The log sees the trace of the client that started the flight.
+        let flight = || scope(Trace::current(), flight());
         match self.flights.join(resource, flight).await {
             Ok(landed) => {
                 if landed.shared {

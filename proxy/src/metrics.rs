@@ -38,6 +38,9 @@ pub struct Metrics {
     pub upstream_requests: IntCounterVec,
     /// `tile_proxy_upstream_duration_seconds{log, upstream}`.
     pub upstream_duration: HistogramVec,
+    /// `tile_proxy_upstream_healthy{log, upstream}`: 1 if what it was last asked for was there and
+    /// right, else 0; absent until it is asked.
+    pub upstream_healthy: IntGaugeVec,
     /// `tile_proxy_request_duration_seconds{log, kind}`: time to answer a client. `kind` is
     /// `checkpoint`, `tile` or `bundle`.
     pub request_duration: HistogramVec,
@@ -128,6 +131,14 @@ impl Metrics {
             &["log"],
         )?;
         registry.register(Box::new(checkpoint_size.clone()))?;
+        let upstream_healthy = IntGaugeVec::new(
+            Opts::new(
+                "tile_proxy_upstream_healthy",
+                "1 if what the upstream was last asked for was there and right, by log and upstream.",
+            ),
+            &["log", "upstream"],
+        )?;
+        registry.register(Box::new(upstream_healthy.clone()))?;
         Ok(Self {
             hits: counter(
                 "tile_proxy_cache_hits_total",
@@ -161,6 +172,7 @@ impl Metrics {
                 "Time to a whole response of a log, by log and upstream.",
                 &["log", "upstream"],
             )?,
+            upstream_healthy,
             request_duration: histogram(
                 "tile_proxy_request_duration_seconds",
                 "Time to answer a client, by log and kind of resource.",
@@ -232,6 +244,7 @@ impl Metrics {
         UpstreamMetrics {
             requests: self.upstream_requests.clone(),
             duration: self.upstream_duration.with_label_values(&[log, upstream]),
+            healthy: self.upstream_healthy.clone(),
             log: log.to_owned(),
             upstream: upstream.to_owned(),
         }
@@ -329,6 +342,7 @@ impl Catalogue {
 pub struct UpstreamMetrics {
     requests: IntCounterVec,
     duration: Histogram,
+    healthy: IntGaugeVec,
     log: String,
     upstream: String,
 }
@@ -340,6 +354,13 @@ impl UpstreamMetrics {
             .with_label_values(&[&self.log, &self.upstream, &status.to_owned()])
             .inc();
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// Says how it is now.
+    pub fn healthy(&self, healthy: bool) {
+        self.healthy
+            .with_label_values(&[&self.log, &self.upstream])
+            .set(healthy.into());
     }
 }
 

@@ -1,155 +1,88 @@
-//! Asks an upstream for bytes, within limits. What comes back is unverified.
+//! Asks the upstreams of a log for bytes, within limits. What comes back is unverified.
+//!
+//! [`Upstreams`] are all of a log: whom to ask, and when to ask somebody else, is decided in
+//! [`order`] and [`race`], which do no I/O. One [`Upstream`] is asked over HTTP ([`web`]) or is a
+//! directory on this machine ([`directory`]).
 
+mod all;
+mod directory;
+mod error;
+pub mod order;
+pub mod race;
+mod rekor;
+mod reread;
 pub mod retry;
+pub mod trace;
+mod web;
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{StatusCode, header};
-use tokio::sync::Semaphore;
-use tracing::debug;
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use tokio::{sync::Semaphore, time::Instant};
+use tracing::info;
 use url::Url;
 
-use self::retry::{Backoff, retry_after};
-use crate::{config::UpstreamSettings, metrics::UpstreamMetrics};
-
-/// How we introduce ourselves. Logs ask for a way to find out who reads them.
-pub(crate) const USER_AGENT: &str = concat!(
-    "tile-proxy/",
-    env!("CARGO_PKG_VERSION"),
-    " (+https://tiles.stella-ops.org)"
-);
-
-/// Longest time to a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Longest time that an upstream is left alone because it asked for that. A header must not silence
-/// a log for a day.
-const MAX_QUIET: Duration = Duration::from_secs(300);
-
-/// Redirects followed, all on the upstream's own host.
-const MAX_REDIRECTS: usize = 3;
-
-/// Why an upstream gave no bytes.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FetchError {
-    /// The upstream does not have it: 404 or 410. Not evidence of anything.
-    #[error("{upstream} does not have it")]
-    NotFound {
-        /// Name of the upstream.
-        upstream: String,
-    },
-    /// Another status than success.
-    #[error("{upstream} answered {status}")]
-    Status {
-        /// Name of the upstream.
-        upstream: String,
-        /// Its answer.
-        status: StatusCode,
-        /// When it asks to be asked again.
-        retry_after: Option<Duration>,
-    },
-    /// No answer, or half of one.
-    #[error("cannot read from {upstream}: {message}")]
-    Network {
-        /// Name of the upstream.
-        upstream: String,
-        /// Why, without the URL.
-        message: String,
-    },
-    /// It asked not to be asked for a while, and that while is not over.
-    #[error("{upstream} asked to be left alone for another {} s", left.as_secs())]
-    Throttled {
-        /// Name of the upstream.
-        upstream: String,
-        /// How long.
-        left: Duration,
-    },
-    /// More bytes than such a resource can have.
-    #[error("{upstream} sent more than {limit} bytes")]
-    TooLarge {
-        /// Name of the upstream.
-        upstream: String,
-        /// Most bytes it may send, after decompression.
-        limit: usize,
-    },
-}
-
-impl FetchError {
-    /// Whether asking again may help.
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Network { .. } => true,
-            Self::Status { status, .. } => {
-                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
-            }
-            Self::NotFound { .. } | Self::Throttled { .. } | Self::TooLarge { .. } => false,
-        }
-    }
-
-    /// How long the upstream asks to be left alone.
-    fn quiet(&self) -> Option<Duration> {
-        match self {
-            Self::Status { retry_after, .. } => retry_after.map(|time| time.min(MAX_QUIET)),
-            _ => None,
-        }
-    }
-}
+pub(crate) use self::web::USER_AGENT;
+pub use self::{
+    all::{Asked, Upstreams},
+    error::FetchError,
+};
+use self::{race::Begun, rekor::Bases, web::Web};
+use crate::{config::UpstreamSettings, metrics::UpstreamMetrics, note};
 
 /// One place that serves a log.
 #[derive(Debug)]
 pub struct Upstream {
     settings: UpstreamSettings,
-    client: reqwest::Client,
-    backoff: Backoff,
-    /// Requests under way at once.
+    web: Web,
+    /// Requests under way at once. Each upstream has its own, so that one that hangs does not keep
+    /// the others from being asked. Held for one request, never while waiting for a proof.
     slots: Semaphore,
-    /// Until when it asked not to be asked.
-    quiet_until: Mutex<Option<Instant>>,
+    /// Where checkpoint and tiles are, if that is not what was configured.
+    found: ArcSwapOption<Bases>,
+    health: Mutex<Health>,
     metrics: UpstreamMetrics,
+}
+
+/// What is known of an upstream from asking it.
+#[derive(Debug, Default)]
+struct Health {
+    /// Until when it asked not to be asked.
+    quiet_until: Option<Instant>,
+    /// How the last question of each kind ended; `None` before the first.
+    checkpoint: Option<Result<(), String>>,
+    tile: Option<Result<(), String>>,
+    /// What it turned out to be when it was last looked at closely, and when that was.
+    looked_at: Option<(Instant, FetchError)>,
+}
+
+/// What an upstream is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Question {
+    Checkpoint,
+    Tile,
 }
 
 impl Upstream {
     /// Prepares a client; connects to nothing.
     ///
     /// # Errors
-    /// When the machine has no usable TLS set-up.
+    /// When authorities or the credential cannot be read or used, or the machine has no usable TLS.
     pub fn new(
         settings: UpstreamSettings,
-        backoff: Backoff,
         requests: usize,
         metrics: UpstreamMetrics,
-    ) -> Result<Self, reqwest::Error> {
-        let redirects = reqwest::redirect::Policy::custom(|attempt| {
-            let host = |url: &Url| (url.scheme().to_owned(), url.authority().to_owned());
-            let same = attempt
-                .previous()
-                .first()
-                .is_some_and(|first| host(first) == host(attempt.url()));
-            match attempt.previous().len() {
-                // Bytes are proven wherever they are from; but what we ask for, and how often,
-                // concerns nobody else.
-                _ if !same => attempt.error("it redirects to another host"),
-                n if n > MAX_REDIRECTS => attempt.error("it redirects too often"),
-                _ => attempt.follow(),
-            }
-        });
-        let client = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(settings.timeout)
-            .redirect(redirects)
-            .build()?;
+    ) -> anyhow::Result<Self> {
         Ok(Self {
+            web: Web::new(&settings)?,
             settings,
-            client,
-            backoff,
             slots: Semaphore::new(requests),
-            quiet_until: Mutex::new(None),
+            found: ArcSwapOption::empty(),
+            health: Mutex::default(),
             metrics,
         })
     }
@@ -164,76 +97,103 @@ impl Upstream {
         &self.settings.url
     }
 
-    /// Fetches the checkpoint, once: whoever wants one soon asks again anyway.
-    ///
-    /// # Errors
-    /// See [`FetchError`].
-    pub async fn checkpoint(&self, limit: usize) -> Result<Bytes, FetchError> {
-        self.attempt(&self.settings.url, "checkpoint", limit).await
-    }
-
     /// Longest time for one request.
     pub fn timeout(&self) -> Duration {
         self.settings.timeout
     }
 
-    /// Fetches what is at `path`, such as `tile/0/000`. Repeats what may pass, as long as the next
-    /// attempt begins within `patience`.
-    ///
-    /// # Errors
-    /// See [`FetchError`]; that of the last attempt.
-    pub async fn fetch(
-        &self,
-        path: &str,
-        limit: usize,
-        patience: Duration,
-    ) -> Result<Bytes, FetchError> {
-        let begin = Instant::now();
-        let mut attempts = 0;
-        loop {
-            let error = match self
-                .attempt(&self.settings.tile_base_url, path, limit)
-                .await
+    /// Whether what it was last asked for was there and right; `None` before it was asked.
+    pub fn is_healthy(&self) -> Option<bool> {
+        let health = self.health();
+        let asked = [&health.checkpoint, &health.tile];
+        let asked: Vec<_> = asked.into_iter().flatten().collect();
+        (!asked.is_empty()).then(|| asked.iter().all(|outcome| outcome.is_ok()))
+    }
+
+    /// Why it is not healthy.
+    pub fn last_error(&self) -> Option<String> {
+        let health = self.health();
+        let error = |outcome: &Option<Result<(), String>>| outcome.clone()?.err();
+        error(&health.checkpoint).or_else(|| error(&health.tile))
+    }
+
+    /// Fetches the checkpoint. Looks for it elsewhere if it is not where it should be and nobody has
+    /// said what kind of log this is.
+    async fn checkpoint(&self, limit: usize, begun: &Begun) -> Result<Bytes, FetchError> {
+        let base = self.bases().checkpoint;
+        let asked = self.request(&base, "checkpoint", limit, begun).await;
+        match asked {
+            Err(error @ (FetchError::NotFound { .. } | FetchError::ReadElsewhere { .. }))
+                if self.settings.learns =>
             {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => error,
-            };
-            let pause = self
-                .backoff
-                .pause(attempts)
-                .filter(|_| error.is_transient());
-            let Some(pause) = pause.map(|pause| pause.max(self.quiet_for())) else {
-                return Err(error);
-            };
-            if begin.elapsed() + pause >= patience {
-                return Err(error);
+                self.look_closely(error, limit, begun).await
             }
-            debug!(upstream = self.name(), path, %error, ?pause, "upstream asked again");
-            tokio::time::sleep(pause).await;
-            attempts += 1;
+            asked => asked,
         }
     }
 
-    /// Asks it again from now on, whatever it said: a person knows better.
-    pub fn forget_quiet(&self) {
-        *self
-            .quiet_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+    /// Fetches what is at `path`, such as `tile/0/000`.
+    async fn tile(&self, path: &str, limit: usize, begun: &Begun) -> Result<Bytes, FetchError> {
+        self.request(&self.bases().tiles, path, limit, begun).await
     }
 
-    /// How long it still wants to be left alone.
-    fn quiet_for(&self) -> Duration {
-        let until = *self
-            .quiet_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        until
-            .map(|until| until.saturating_duration_since(Instant::now()))
-            .unwrap_or_default()
+    /// Looks at the other places where the checkpoint may be, and at what else this may be.
+    async fn look_closely(
+        &self,
+        error: FetchError,
+        limit: usize,
+        begun: &Begun,
+    ) -> Result<Bytes, FetchError> {
+        // Where it was found once it is not any more.
+        self.found.store(None);
+        if let Some((at, conclusion)) = &self.health().looked_at
+            && at.elapsed() < rekor::LOOK_EVERY
+        {
+            return Err(conclusion.clone());
+        }
+        for bases in rekor::elsewhere(&self.settings) {
+            let asked = self.request(&bases.checkpoint, "checkpoint", limit, begun);
+            // Some servers have a page for every path: only a note is one.
+            if let Ok(note) = asked.await
+                && note::text_unverified(&note).is_ok()
+            {
+                info!(
+                    upstream = self.name(),
+                    url = %bases.checkpoint,
+                    "upstream's checkpoint and tiles found"
+                );
+                self.found.store(Some(bases.into()));
+                return Ok(note);
+            }
+        }
+        let url = &self.settings.url;
+        let described = self.request(url, rekor::V1_LOG, limit, begun).await;
+        let conclusion = match described {
+            Ok(body) if rekor::is_v1_log(&body) => FetchError::RekorV1 {
+                upstream: self.name().to_owned(),
+            },
+            _ => error,
+        };
+        self.health().looked_at = Some((Instant::now(), conclusion.clone()));
+        Err(conclusion)
     }
 
-    async fn attempt(&self, base: &Url, path: &str, limit: usize) -> Result<Bytes, FetchError> {
+    fn bases(&self) -> Bases {
+        let found = self.found.load_full();
+        found.map_or_else(
+            || rekor::configured(&self.settings),
+            |found| (*found).clone(),
+        )
+    }
+
+    /// One request, once there is a slot for it.
+    async fn request(
+        &self,
+        base: &Url,
+        path: &str,
+        limit: usize,
+        begun: &Begun,
+    ) -> Result<Bytes, FetchError> {
         let network = |message: String| FetchError::Network {
             upstream: self.name().to_owned(),
             message,
@@ -255,76 +215,46 @@ impl Upstream {
             });
         }
         let begin = Instant::now();
-        let outcome = self.get(url, limit).await;
-        if let Some(quiet) = outcome.as_ref().err().and_then(FetchError::quiet) {
-            let mut until = self
-                .quiet_until
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            *until = Some(Instant::now() + quiet);
-        }
-        let status = match &outcome {
-            Ok(_) => "200".to_owned(),
-            Err(FetchError::NotFound { .. }) => "404".to_owned(),
-            Err(FetchError::Status { status, .. }) => status.as_str().to_owned(),
-            Err(
-                FetchError::Network { .. }
-                | FetchError::Throttled { .. }
-                | FetchError::TooLarge { .. },
-            ) => "error".to_owned(),
+        let outcome = match url.scheme() {
+            "file" => directory::read(self.name(), base, path, limit, self.timeout()).await,
+            _ => self.web.get(url, limit, begun).await,
         };
-        self.metrics.observe(&status, begin.elapsed());
+        if let Some(quiet) = outcome.as_ref().err().and_then(FetchError::quiet) {
+            self.health().quiet_until = Some(Instant::now() + quiet);
+        }
+        let status = outcome.as_ref().map_or_else(FetchError::status, |_| "200");
+        self.metrics.observe(status, begin.elapsed());
         outcome
     }
 
-    async fn get(&self, url: Url, limit: usize) -> Result<Bytes, FetchError> {
-        let upstream = || self.name().to_owned();
-        let network = |error: reqwest::Error| FetchError::Network {
-            upstream: upstream(),
-            // The innermost cause says most ("connection refused"); URLs stay out of metrics,
-            // messages and clients' eyes.
-            message: innermost(&error.without_url()),
-        };
-        let mut response = self.client.get(url).send().await.map_err(network)?;
-        let status = response.status();
-        if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-            return Err(FetchError::NotFound {
-                upstream: upstream(),
-            });
-        }
-        if status != StatusCode::OK {
-            let after = response
-                .headers()
-                .get(header::RETRY_AFTER)
-                .and_then(|v| v.to_str().ok());
-            return Err(FetchError::Status {
-                upstream: upstream(),
-                status,
-                retry_after: after.and_then(|value| retry_after(value, jiff::Timestamp::now())),
-            });
-        }
-        let announced = response
-            .content_length()
-            .and_then(|length| usize::try_from(length).ok());
-        let mut body = BytesMut::with_capacity(announced.unwrap_or_default().min(limit));
-        while let Some(chunk) = response.chunk().await.map_err(network)? {
-            // The decompressed length: what a header announces is not believed.
-            if body.len() + chunk.len() > limit {
-                return Err(FetchError::TooLarge {
-                    upstream: upstream(),
-                    limit,
-                });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.freeze())
+    /// Asks it again from now on, whatever it said and turned out to be: a person knows better.
+    fn forget(&self) {
+        let mut health = self.health();
+        health.quiet_until = None;
+        health.looked_at = None;
     }
-}
 
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
+    /// How long it still wants to be left alone.
+    fn quiet_for(&self) -> Duration {
+        let until = self.health().quiet_until;
+        until
+            .map(|until| until.saturating_duration_since(Instant::now()))
+            .unwrap_or_default()
     }
-    error.to_string()
+
+    /// Remembers how a question ended: what came was right, or why not.
+    fn note(&self, question: Question, outcome: Result<(), String>) {
+        let mut health = self.health();
+        match question {
+            Question::Checkpoint => health.checkpoint = Some(outcome),
+            Question::Tile => health.tile = Some(outcome),
+        }
+        drop(health);
+        self.metrics.healthy(self.is_healthy().unwrap_or_default());
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        // Each write replaces whole fields, so a poisoned state is still a sound one.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

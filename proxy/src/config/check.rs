@@ -5,9 +5,10 @@
 
 use std::{net::IpAddr, num::NonZeroU64, str::FromStr as _, time::Duration};
 
-use url::Url;
-
-use super::{Config, DEFAULT_UPSTREAM, Mode, RateLimit, Source, Tuf};
+use super::{
+    Config, RateLimit, Source, Tuf,
+    upstreams::{UpstreamSettings, upstreams},
+};
 use crate::http::RateSettings;
 
 /// One thing wrong with a configuration.
@@ -65,29 +66,15 @@ pub struct LogSettings {
     pub upstreams: Vec<UpstreamSettings>,
 }
 
-/// One place that serves a log.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct UpstreamSettings {
-    /// Name in metrics and records.
-    pub name: String,
-    /// `checkpoint` is relative to this; ends with a slash.
-    pub url: Url,
-    /// `tile/` is relative to this; ends with a slash.
-    pub tile_base_url: Url,
-    /// How long one request may take.
-    pub timeout: Duration,
-}
-
 /// The name of the log that paths without a prefix mean, while there is only one.
 const DEFAULT_LOG: &str = "default";
-
-/// The default of an upstream's `timeout`.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes in a mebibyte and a gibibyte, the units of two keys whose names say so.
 const MEBIBYTE: u64 = 1 << 20;
 const GIBIBYTE: u64 = 1 << 30;
+
+/// Shortest time that anybody is given to answer: a round trip around the world, and a bit.
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Most connections or requests at once; each needs a descriptor, and Linux allows 1,048,576.
 const MAX_CONCURRENT: usize = 1_000_000;
@@ -120,14 +107,10 @@ impl Config {
             ));
         }
         for (key, interval) in [
-            ("limits.header_timeout", Some(self.limits.header_timeout)),
-            ("limits.idle_timeout", Some(self.limits.idle_timeout)),
-            (
-                "upstreams[0].timeout",
-                self.upstreams.first().and_then(|upstream| upstream.timeout),
-            ),
+            ("limits.header_timeout", self.limits.header_timeout),
+            ("limits.idle_timeout", self.limits.idle_timeout),
         ] {
-            if interval.is_some_and(|interval| interval.0 < Duration::from_millis(100)) {
+            if interval.0 < MIN_TIMEOUT {
                 problems.push(Problem::new(key, "must be at least `100ms`"));
             }
         }
@@ -212,7 +195,7 @@ impl Config {
                  give its verifier key (`name+id+base64`, PEM, or `file:PATH`)",
             ));
         }
-        let upstreams = self.upstreams(&mut problems);
+        let upstreams = upstreams(self, &mut problems, &mut warnings);
 
         if !problems.is_empty() {
             return Err(problems);
@@ -273,121 +256,6 @@ impl Config {
             trusted_proxies,
         })
     }
-
-    /// The upstream of the one log, from either of its two forms.
-    fn upstreams(&self, problems: &mut Vec<Problem>) -> Vec<UpstreamSettings> {
-        if self.tile_base_url.is_some() && !self.upstreams.is_empty() {
-            problems.push(Problem::new(
-                "tile_base_url",
-                "belongs to `upstream_url`; beside `upstreams`, give it there",
-            ));
-        }
-        if self.upstream_url.is_some() && !self.upstreams.is_empty() {
-            problems.push(Problem::new(
-                "upstreams",
-                "`upstream_url` is the short form of one upstream: give one of the two",
-            ));
-        }
-        if self.mode == Mode::Offline {
-            return Vec::new();
-        }
-        let named = match self.upstreams.as_slice() {
-            [] => {
-                let url = self
-                    .upstream_url
-                    .clone()
-                    .or_else(|| DEFAULT_UPSTREAM.parse().ok());
-                vec![(
-                    "upstream_url".to_owned(),
-                    String::new(),
-                    url,
-                    self.tile_base_url.clone(),
-                    None,
-                )]
-            }
-            upstreams => upstreams
-                .iter()
-                .enumerate()
-                .map(|(i, upstream)| {
-                    (
-                        format!("upstreams[{i}].url"),
-                        upstream.name.clone(),
-                        upstream.url.clone(),
-                        upstream.tile_base_url.clone(),
-                        upstream.timeout,
-                    )
-                })
-                .collect(),
-        };
-        let mut settings = Vec::new();
-        for (key, name, url, tile_base_url, timeout) in named {
-            let Some(url) = url else {
-                problems.push(Problem::new(&key, "is missing; give the log's base URL"));
-                continue;
-            };
-            if let Some(problem) = wrong_url(&key, &url) {
-                problems.push(problem);
-                continue;
-            }
-            if let Some(problem) = tile_base_url
-                .as_ref()
-                .and_then(|url| wrong_url("tile_base_url", url))
-            {
-                problems.push(problem);
-            }
-            let url = with_final_slash(url);
-            settings.push(UpstreamSettings {
-                name: if name.is_empty() {
-                    url.host_str().unwrap_or_default().to_owned()
-                } else {
-                    name
-                },
-                tile_base_url: tile_base_url.map_or_else(|| url.clone(), without_final_tile),
-                url,
-                timeout: timeout.map_or(DEFAULT_TIMEOUT, |timeout| timeout.0),
-            });
-        }
-        settings
-    }
-}
-
-fn wrong_url(key: &str, url: &Url) -> Option<Problem> {
-    let message = match url.scheme() {
-        "http" | "https" if url.host_str().is_none_or(str::is_empty) => "has no host",
-        "http" | "https" if url.query().is_some() || url.fragment().is_some() => {
-            "must end with the path: no `?` and no `#`"
-        }
-        "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
-            "must not hold a password"
-        }
-        "http" | "https" => return None,
-        "file" => "`file://` upstreams are not built yet",
-        _ => "must start with `http://` or `https://`",
-    };
-    Some(Problem::new(key, message))
-}
-
-/// `Url::join` replaces what follows the last slash, so a base must end with one.
-fn with_final_slash(mut url: Url) -> Url {
-    if !url.path().ends_with('/') {
-        let path = format!("{}/", url.path());
-        url.set_path(&path);
-    }
-    url
-}
-
-/// Paths already start with `tile/`; people give the base with it, too.
-fn without_final_tile(url: Url) -> Url {
-    let mut url = with_final_slash(url);
-    if let Some(path) = url
-        .path()
-        .strip_suffix("tile/")
-        .filter(|path| path.ends_with('/'))
-    {
-        let path = path.to_owned();
-        url.set_path(&path);
-    }
-    url
 }
 
 #[cfg(test)]
@@ -412,21 +280,6 @@ pub(super) mod tests {
         assert_eq!(upstream.name, "log.example");
         assert_eq!(settings.disk_budget, 10 << 30);
         assert!(settings.sync_schedule.is_some());
-    }
-
-    #[test]
-    fn a_final_tile_is_cut_off_the_tile_base() {
-        for (given, want) in [
-            ("http://cdn.example/rome/tile/", "http://cdn.example/rome/"),
-            ("http://cdn.example/rome/tile", "http://cdn.example/rome/"),
-            ("http://cdn.example/tile", "http://cdn.example/"),
-            ("http://cdn.example/textile", "http://cdn.example/textile/"),
-        ] {
-            assert_eq!(
-                without_final_tile(given.parse().expect("a URL")).as_str(),
-                want
-            );
-        }
     }
 
     #[test]
@@ -463,26 +316,6 @@ pub(super) mod tests {
             (
                 "rate_limit: {per_ip_per_second: 1000001}",
                 "tile_proxy.rate_limit: `per_ip_per_second` and `burst` are at most 1000000",
-            ),
-            (
-                "upstream_url: 'ftp://a/'",
-                "tile_proxy.upstream_url: must start with",
-            ),
-            (
-                "upstream_url: 'http://u:p@a/'",
-                "tile_proxy.upstream_url: must not hold a password",
-            ),
-            (
-                "upstream_url: 'http://a/?q'",
-                "tile_proxy.upstream_url: must end with the path",
-            ),
-            (
-                "upstream_url: 'file:///srv/log'",
-                "tile_proxy.upstream_url: `file://` upstreams",
-            ),
-            (
-                "upstreams: [{name: a}]",
-                "tile_proxy.upstreams[0].url: is missing",
             ),
         ] {
             let problems = check(&format!("tile_proxy: {{public_keys: [k], {keys}}}"));

@@ -12,8 +12,6 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         passthrough,
         danger_accept_unsigned,
         tuf,
-        coalescing,
-        failover,
         peers,
         tls,
         audit,
@@ -29,27 +27,21 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         cache: _,
         checkpoint: _,
         sync: _,
+        coalescing: _,
+        failover: _,
         admin: _,
         limits: _,
         log: _,
         shutdown: _,
     } = config;
-    let several = upstreams.len() > 1;
-    let private = upstreams
-        .iter()
-        .any(|u| u.ca.is_some() || u.authorization.is_some() || u.write_url.is_some());
+    let writes = upstreams.iter().any(|u| u.write_url.is_some());
     [
         (
-            matches!(kind, Kind::RekorV1 | Kind::RekorV2),
+            *kind == Kind::RekorV1,
             "kind",
-            "logs other than `tlog-tiles`",
+            "following Rekor v1, which has no tiles,",
         ),
-        (several, "upstreams", "more than one upstream"),
-        (
-            private,
-            "upstreams",
-            "`ca`, `authorization` and `write_url`",
-        ),
+        (writes, "upstreams", "`write_url`, passing writes through,"),
         (!logs.is_empty(), "logs", "more than one log"),
         (*passthrough, "passthrough", "passing requests through"),
         (
@@ -62,16 +54,6 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
             !tuf.validate_checkpoint_signature,
             "tuf.validate_checkpoint_signature",
             "a log without keys",
-        ),
-        (
-            !coalescing.enabled,
-            "coalescing.enabled",
-            "fetching without coalescing",
-        ),
-        (
-            !failover.enabled,
-            "failover.enabled",
-            "choosing among upstreams",
         ),
         (
             *peers != Default::default(),
@@ -102,15 +84,13 @@ mod tests {
         for (key, name) in [
             ("kind: rekor-v1", "kind"),
             (
-                "upstreams: [{url: 'http://a/'}, {url: 'http://b/'}]",
+                "upstreams: [{url: 'http://a/', write_url: 'http://b/'}]",
                 "upstreams",
             ),
             ("logs: [{name: a}]", "logs"),
             ("passthrough: true", "passthrough"),
             ("danger_accept_unsigned: true", "danger_accept_unsigned"),
             ("tuf: {enabled: true}", "tuf.enabled"),
-            ("coalescing: {enabled: false}", "coalescing.enabled"),
-            ("failover: {enabled: false}", "failover.enabled"),
             ("peers: {file: /etc/peers.yaml}", "peers"),
             ("tls: {cert: 'file:/tls.crt'}", "tls"),
             ("audit: {path: '-'}", "audit"),

@@ -252,9 +252,7 @@ async fn start_sync(rules: &Rules, service: &Service, request: Request<Incoming>
 
 async fn refresh(service: &Service) -> Reply {
     let log = std::sync::Arc::clone(&service.log);
-    if let Some(upstream) = log.upstream() {
-        upstream.forget_quiet();
-    }
+    log.upstreams().forget();
     // A task of its own: a caller that leaves does not end it half-way.
     let refreshed = tokio::spawn(async move { log.refresh().await }).await;
     let (status, message) = match refreshed {

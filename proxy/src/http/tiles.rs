@@ -19,6 +19,7 @@ use crate::{
         HASH_BYTES, Hash,
         path::{PathError, Resource, parse_lenient},
     },
+    upstream::trace::{Trace, scope},
 };
 
 /// How old the checkpoint is: seconds since the log confirmed it.
@@ -41,7 +42,10 @@ pub(super) async fn route(
     let path = of_log(service, path);
     let counts = service.log.counts();
     let (duration, reply) = match path {
-        "checkpoint" => (&counts.checkpoint_duration, checkpoint(site, service).await),
+        "checkpoint" => {
+            let answer = scope(Trace::of(headers), checkpoint(site, service)).await;
+            (&counts.checkpoint_duration, answer)
+        }
         path if path.starts_with("tile/") => match parse_lenient(path) {
             Ok(resource) => {
                 let duration = match resource {
@@ -122,7 +126,8 @@ async fn checkpoint(site: &Site, service: &Service) -> Reply {
 }
 
 async fn read(service: &Service, resource: Resource, headers: &HeaderMap) -> Reply {
-    match (service.log.read(resource).await, resource) {
+    let read = scope(Trace::of(headers), service.log.read(resource));
+    match (read.await, resource) {
         (Ok(body), Resource::Tile(_)) => immutable(body, None, headers),
         (Ok(body), Resource::Bundle(_)) => bundle(service, body, headers).await,
         (Err(error), _) => failed(&error),

@@ -1,6 +1,6 @@
 //! What can go wrong with a read and with following a log; the caller's answer is at each variant.
 
-use std::time::Duration;
+use std::{mem::discriminant, time::Duration};
 
 use super::verify::NotProven;
 use crate::{
@@ -57,6 +57,17 @@ pub enum FollowError {
     /// The checkpoint could not be fetched.
     #[error("cannot fetch the checkpoint: {0}")]
     Fetch(FetchError),
+    /// Tiles of the offered tree could not be fetched. Not evidence against the log.
+    #[error("cannot fetch the tiles of tree size {size}: {source}")]
+    Tiles {
+        /// Offered tree size.
+        size: u64,
+        /// Why not.
+        source: FetchError,
+    },
+    /// Nobody waits longer.
+    #[error("no answer within {0:?}")]
+    TooSlow(Duration),
     /// The note's text is not a checkpoint.
     #[error(transparent)]
     Format(#[from] CheckpointFormatError),
@@ -110,6 +121,7 @@ impl FollowError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Edge { .. }
+            | Self::Fetch(FetchError::ReadElsewhere { .. } | FetchError::RekorV1 { .. })
             | Self::Format(_)
             | Self::Note(_)
             | Self::Origin { .. }
@@ -118,7 +130,29 @@ impl FollowError {
             | Self::Offline
             | Self::Stale { .. }
             | Self::Store(_)
+            | Self::Tiles { .. }
+            | Self::TooSlow(_)
             | Self::Unproven { .. } => false,
         }
+    }
+
+    /// How much it says: of what several upstreams came to, the greatest is told.
+    pub(super) fn weight(&self) -> u8 {
+        match self {
+            Self::SplitView { .. } => 3,
+            _ if self.is_refusal() => 2,
+            Self::Stale { .. } | Self::Store(_) | Self::Unproven { .. } => 1,
+            _ => 0,
+        }
+    }
+
+    /// Whether both are the same news. Numbers in them may differ: a throttled log counts down the
+    /// seconds, a growing one its size.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let fetch = |error: &Self| match error {
+            Self::Fetch(source) | Self::Tiles { source, .. } => Some(discriminant(source)),
+            _ => None,
+        };
+        discriminant(self) == discriminant(other) && fetch(self) == fetch(other)
     }
 }

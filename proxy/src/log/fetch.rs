@@ -20,6 +20,7 @@ pub struct Flights<K, V, E> {
     max_wait: Duration,
     limit: Duration,
     error_ttl: Duration,
+    shared: bool,
 }
 
 /// Where a flight's outcome appears; `None` while it is under way.
@@ -57,6 +58,15 @@ where
             max_wait,
             limit,
             error_ttl,
+            shared: true,
+        }
+    }
+
+    /// The same without sharing: each call is a flight of its own, and no error is remembered.
+    pub fn not_shared(self) -> Self {
+        Self {
+            shared: false,
+            ..self
         }
     }
 
@@ -86,6 +96,16 @@ where
     where
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
+        let (sender, landing) = watch::channel(None);
+        if !self.shared {
+            let (task, limit) = (task(), self.limit);
+            tokio::spawn(async move {
+                if let Ok(outcome) = tokio::time::timeout(limit, task).await {
+                    sender.send_replace(Some(outcome));
+                }
+            });
+            return (landing, false);
+        }
         let mut in_flight = self
             .in_flight
             .lock()
@@ -93,7 +113,6 @@ where
         if let Some(landing) = in_flight.get(&key) {
             return (landing.clone(), true);
         }
-        let (sender, landing) = watch::channel(None);
         in_flight.insert(key.clone(), landing.clone());
         drop(in_flight);
 
@@ -240,6 +259,18 @@ mod tests {
                 shared: true
             })
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_sharing_each_caller_has_its_own_flight() {
+        let (flights, starts) = (flights().not_shared(), Arc::new(AtomicUsize::new(0)));
+        let calls = (0..5).map(|_| flights.join("a", || slow(Arc::clone(&starts), 1, Ok(()))));
+        let landed = futures::future::join_all(calls).await;
+        assert!(landed.iter().all(|l| l.as_ref().is_ok_and(|l| !l.shared)));
+        assert_eq!(starts.load(Ordering::SeqCst), 5);
+        // And waits no longer for it.
+        let late = flights.join("a", || slow(Arc::clone(&starts), 60, Ok(())));
+        assert_eq!(late.await, Err(FlightError::TimedOut));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,27 +1,27 @@
-//! Where a resource is found that is not in memory: the disk, then the upstream; and its proof.
+//! Where a resource is found that is not in memory: the disk, then the upstreams; and its proof.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _};
 
 use super::{
     Fetched, Log, ReadError, Trusted,
-    verify::{VerifiedBundle, VerifiedTile},
+    verify::{NotProven, VerifiedBundle, VerifiedTile},
 };
 use crate::{
     cache::{Body, LogStore, slots::Slot},
     tlog::{
-        HASH_BYTES, Hash,
+        Hash,
         bundle::{MAX_BUNDLE_BYTES, prefix_bytes},
         path::{Bundle, Resource},
         tile::{FULL_TILE_BYTES, FULL_WIDTH, Tile, width_in},
     },
-    upstream::FetchError,
+    upstream::{Asked, FetchError, race::Passed},
 };
 
 impl Log {
-    /// A full tile of `tree`: from memory, or by one flight from the disk or the upstream.
+    /// A full tile of `tree`: from memory, or by one flight from the disk or an upstream.
     pub(super) fn full_tile<'a>(
         self: &'a Arc<Self>,
         tree: &'a Arc<Trusted>,
@@ -101,13 +101,17 @@ impl Log {
         }
         // Asked for before the parent is known, so that both are under way at once.
         let resource = Resource::Tile(tile);
-        let (parent, bytes) = tokio::join!(
-            self.parent_hash(tree, tile),
-            self.fetch(&resource, FULL_TILE_BYTES)
-        );
-        let (parent, (bytes, upstream)) = (parent?, bytes?);
-        let tile = VerifiedTile::prove(level, index, bytes, parent)
-            .map_err(|source| self.not_proven(resource, "tile", upstream, source))?;
+        let parent = self.parent_hash(tree, tile).boxed().shared();
+        let prove = |bytes| {
+            let parent = parent.clone();
+            async move {
+                let parent = parent.await?;
+                VerifiedTile::prove(level, index, bytes, parent).map_err(Unproven::Wrong)
+            }
+            .boxed()
+        };
+        let fetched = self.fetch(resource, "tile", FULL_TILE_BYTES, &prove);
+        let (tile, _) = tokio::try_join!(fetched, parent.clone())?;
         let body = self.cache.remember_tile(store, &tile);
         self.cache
             .store_tile(store, tile, tree.checkpoint.size)
@@ -223,13 +227,19 @@ impl Log {
                 from_upstream: false,
             });
         }
-        let (leaves, bytes) = tokio::join!(
-            self.read_tile(tree, widest.leaf_tile()),
-            self.fetch(&resource, MAX_BUNDLE_BYTES)
-        );
-        let (leaves, (bytes, upstream)) = (leaves?.body.bytes, bytes?);
-        let bundle = VerifiedBundle::prove(widest, &bytes, &leaves)
-            .map_err(|source| self.not_proven(resource, "bundle", upstream, source))?;
+        let leaves = self.read_tile(tree, widest.leaf_tile());
+        let leaves = leaves.map(|leaves| leaves.map(|leaves| leaves.body.bytes));
+        let leaves = leaves.boxed().shared();
+        let prove = |bytes| {
+            let leaves = leaves.clone();
+            async move {
+                let leaves = leaves.await?;
+                VerifiedBundle::prove(widest, &bytes, &leaves).map_err(Unproven::Wrong)
+            }
+            .boxed()
+        };
+        let fetched = self.fetch(resource, "bundle", MAX_BUNDLE_BYTES, &prove);
+        let (bundle, _) = tokio::try_join!(fetched, leaves.clone())?;
         let body = self.cache.remember_bundle(store, &bundle);
         self.cache.store_bundle(store, bundle).await;
         Ok(Fetched {
@@ -238,45 +248,94 @@ impl Log {
         })
     }
 
-    /// Fetches a resource, unverified; a partial one that the log has deleted, from the full one.
-    pub(super) async fn fetch<'a>(
+    /// Fetches a resource from the first upstream whose bytes `prove` accepts. `kind` is what wrong
+    /// ones are counted as.
+    async fn fetch<'a, T: Send + 'a>(
         &'a self,
-        resource: &Resource,
+        resource: Resource,
+        kind: &'static str,
         limit: usize,
-    ) -> Result<(Bytes, &'a str), ReadError> {
-        let offline = || ReadError::Unavailable("the proxy is offline".to_owned());
-        let upstream = self.upstream.as_ref().ok_or_else(offline)?;
-        let (full, hashes) = match resource {
-            Resource::Bundle(bundle) => (bundle.with_width(FULL_WIDTH).map(Resource::Bundle), None),
-            Resource::Tile(tile) => (
-                tile.with_width(FULL_WIDTH).map(Resource::Tile),
-                Some(tile.width()),
-            ),
-        };
-        let fetched = match upstream
-            .fetch(&resource.to_string(), limit, self.options.max_wait)
-            .await
-        {
-            // Logs may delete a partial resource once the full one exists.
-            Err(FetchError::NotFound { .. }) if full.is_some_and(|full| full != *resource) => {
-                let full = full.unwrap_or(*resource);
-                let limit = limit.max(FULL_TILE_BYTES);
-                upstream
-                    .fetch(&full.to_string(), limit, self.options.max_wait)
-                    .await
-                    .map(|bytes| match hashes {
-                        Some(width) => {
-                            bytes.slice(..bytes.len().min(usize::from(width) * HASH_BYTES))
+        prove: &'a Prove<'a, T>,
+    ) -> Result<T, ReadError> {
+        let finish = self.upstreams.tile(|asked: Asked| {
+            async move {
+                let bytes = fetch_from(&asked, resource, limit).await;
+                let proven = prove(bytes.map_err(Passed::Fetch)?).await;
+                proven.map_err(|unproven| {
+                    Passed::Wrong(match unproven {
+                        Unproven::Wrong(source) => {
+                            self.not_proven(resource, kind, asked.name(), source)
                         }
-                        None => bytes, // its proof cuts off what is above our tree
+                        Unproven::Unknown(error) => error,
                     })
+                })
             }
-            outcome => outcome,
-        };
-        match fetched {
-            Ok(bytes) => Ok((bytes, upstream.name())),
-            Err(error) => Err(ReadError::Unavailable(error.to_string())),
+            .boxed()
+        });
+        let finish = finish.await;
+        if let Some((_, proven)) = finish.won {
+            return Ok(proven);
         }
+        let mut absent = Vec::new();
+        for (_, passed) in finish.passed {
+            match passed {
+                // Somebody offered something, and nothing that was offered is right.
+                Passed::Wrong(error) => return Err(error),
+                Passed::Fetch(error) => absent.push(error.to_string()),
+            }
+        }
+        Err(ReadError::Unavailable(if self.upstreams.is_empty() {
+            "the proxy is offline".to_owned()
+        } else {
+            absent.join("; ")
+        }))
+    }
+}
+
+/// Proves bytes, once what they are proven with is known.
+type Prove<'a, T> = dyn Fn(Bytes) -> BoxFuture<'a, Result<T, Unproven>> + Sync + 'a;
+
+/// Why bytes could not be proven.
+enum Unproven {
+    /// They are not what the tree has there.
+    Wrong(NotProven),
+    /// What they would be proven with is not to be had.
+    Unknown(ReadError),
+}
+
+impl From<ReadError> for Unproven {
+    fn from(error: ReadError) -> Self {
+        Self::Unknown(error)
+    }
+}
+
+/// Fetches a resource from one upstream, unverified; a partial one that the log has deleted, from
+/// the full one.
+pub(super) async fn fetch_from(
+    asked: &Asked,
+    resource: Resource,
+    limit: usize,
+) -> Result<Bytes, FetchError> {
+    let (full, bytes) = match resource {
+        Resource::Bundle(bundle) => (bundle.with_width(FULL_WIDTH).map(Resource::Bundle), None),
+        Resource::Tile(tile) => (
+            tile.with_width(FULL_WIDTH).map(Resource::Tile),
+            Some(tile.bytes()),
+        ),
+    };
+    match (asked.tile(&resource.to_string(), limit).await, full) {
+        // Logs may delete a partial resource once the full one exists.
+        (Err(FetchError::NotFound { .. }), Some(full)) if full != resource => {
+            let wider = asked
+                .tile(&full.to_string(), limit.max(FULL_TILE_BYTES))
+                .await?;
+            // What a bundle has above our tree, its proof cuts off.
+            Ok(bytes.map_or_else(
+                || wider.clone(),
+                |bytes| wider.slice(..bytes.min(wider.len())),
+            ))
+        }
+        (fetched, _) => fetched,
     }
 }
 

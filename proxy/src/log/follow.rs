@@ -5,17 +5,18 @@
 //! it served. A crash after any of these steps leaves a checkpoint that is whole.
 
 use std::{
-    mem::discriminant,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::future::try_join_all;
+use futures::future::{FutureExt as _, try_join_all};
 use tracing::{debug, info, warn};
 
 use super::{
     Floor, FollowError, Log, ReadError, Trusted,
+    fill::fetch_from,
     timeline::{Conclusion, Verdict, conclude, judge},
     verify::{VerifiedEdge, VerifiedTile},
 };
@@ -29,7 +30,11 @@ use crate::{
         path::Resource,
         tile::{FULL_TILE_BYTES, Tile},
     },
-    upstream::FetchError,
+    upstream::{
+        Asked,
+        race::{Answer, Passed},
+        trace::{Trace, scope},
+    },
 };
 
 /// Shortest time between two refreshes that clients cause.
@@ -51,6 +56,8 @@ struct State {
     stored_at: Option<SystemTime>,
     /// When the last refresh ended, and how.
     attempted: Option<(Instant, Result<(), FollowError>)>,
+    /// Upstreams whose checkpoint was passed over while another one's was followed, and why.
+    passed_over: BTreeMap<usize, FollowError>,
 }
 
 impl Following {
@@ -77,7 +84,7 @@ impl Log {
         loop {
             ticks.tick().await;
             self.reload_keys();
-            if self.upstream.is_some() {
+            if !self.upstreams.is_empty() {
                 // Reported where it happens; the next tick tries again.
                 let _ = self.refresh().await;
             }
@@ -97,13 +104,13 @@ impl Log {
     pub(super) async fn refresh_on_demand(self: &Arc<Self>) -> Result<(), FollowError> {
         let log = Arc::clone(self);
         // A task of its own, because a client that leaves must not end a refresh half-way.
-        let refresh = tokio::spawn(async move {
+        let refresh = tokio::spawn(scope(Trace::current(), async move {
             log.refresh_unless(|ended| ended.elapsed() < ON_DEMAND_INTERVAL)
                 .await
-        });
+        }));
         match tokio::time::timeout(self.options.max_wait, refresh).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Err(self.too_slow(self.options.max_wait)),
+            Ok(Err(_)) | Err(_) => Err(FollowError::TooSlow(self.options.max_wait)),
         }
     }
 
@@ -143,7 +150,7 @@ impl Log {
         let begin = Instant::now();
         let limit = self.options.fetch_limit;
         let refresh = tokio::time::timeout(limit, self.refresh_now());
-        let outcome = refresh.await.unwrap_or_else(|_| Err(self.too_slow(limit)));
+        let outcome = refresh.await.unwrap_or(Err(FollowError::TooSlow(limit)));
         self.report(begin, &outcome);
         outcome
     }
@@ -159,31 +166,89 @@ impl Log {
         let before = last.and_then(|(_, outcome)| outcome.err());
         match outcome {
             Ok(()) if before.is_some() => info!(log = self.name(), "log followed again"),
-            // A throttled log counts down the seconds in its message: the same news.
-            Err(error) if before.as_ref().map(discriminant) != Some(discriminant(error)) => {
+            Err(error) if before.is_none_or(|before| !before.is_like(error)) => {
                 warn!(log = self.name(), %error, "checkpoint not refreshed");
             }
             _ => {}
         }
     }
 
-    fn too_slow(&self, limit: Duration) -> FollowError {
-        FollowError::Fetch(FetchError::Network {
-            upstream: self.upstream_name().to_owned(),
-            message: format!("no answer within {limit:?}"),
-        })
+    /// Says which upstreams were passed over although the log is followed, when that is news.
+    fn report_passed_over(&self, passed_over: BTreeMap<usize, FollowError>) {
+        let mut state = self.following.state();
+        let before = std::mem::replace(&mut state.passed_over, passed_over.clone());
+        drop(state);
+        for (place, error) in &passed_over {
+            if before
+                .get(place)
+                .is_none_or(|before| !before.is_like(error))
+            {
+                let upstream = self.upstreams.name(*place);
+                warn!(log = self.name(), upstream, %error, "upstream's checkpoint passed over");
+            }
+        }
+        for place in before
+            .keys()
+            .filter(|place| !passed_over.contains_key(place))
+        {
+            let upstream = self.upstreams.name(*place);
+            info!(
+                log = self.name(),
+                upstream, "upstream's checkpoint passed over no longer"
+            );
+        }
     }
 
     async fn refresh_now(self: &Arc<Self>) -> Result<(), FollowError> {
-        let upstream = self.upstream.as_ref().ok_or(FollowError::Offline)?;
+        if self.upstreams.is_empty() {
+            return Err(FollowError::Offline);
+        }
         let limit = self.options.checkpoint_bytes;
-        let note = upstream
-            .checkpoint(limit)
-            .await
-            .map_err(FollowError::Fetch)?;
+        // When two upstreams are asked beside each other, one offer is judged after the other.
+        let turn = tokio::sync::Mutex::new(());
+        let turn = &turn;
+        let finish = self.upstreams.checkpoint(|asked: Asked| {
+            async move {
+                let note = asked.checkpoint(limit).await;
+                let note = note.map_err(Passed::Fetch)?;
+                let _turn = turn.lock().await;
+                self.consider(&asked, note).await.map_err(Passed::Wrong)
+            }
+            .boxed()
+        });
+        let finish = finish.await;
+        let passed = finish
+            .passed
+            .into_iter()
+            .map(|(place, passed)| match passed {
+                Passed::Fetch(error) => (place, FollowError::Fetch(error)),
+                Passed::Wrong(error) => (place, error),
+            });
+        match finish.won {
+            Some(_) => {
+                self.report_passed_over(passed.collect());
+                Ok(())
+            }
+            None => {
+                // The first of those that say most: `max_by_key` would give the last.
+                let told = passed.map(|(_, error)| error).reduce(|told, error| {
+                    if error.weight() > told.weight() {
+                        error
+                    } else {
+                        told
+                    }
+                });
+                Err(told.unwrap_or(FollowError::Offline))
+            }
+        }
+    }
+
+    /// Decides about the checkpoint that an upstream offered, and follows it if it is a larger tree
+    /// of the same history.
+    async fn consider(self: &Arc<Self>, asked: &Asked, note: Bytes) -> Result<(), FollowError> {
         let offered = self
             .open(&note)
-            .inspect_err(|_| self.count_failure("checkpoint"))?;
+            .inspect_err(|_| self.count_failure("checkpoint", asked))?;
         if self.store.get().is_none() {
             // First contact under this key; but the log may have been followed under another.
             self.restore_origin(&offered.origin)
@@ -200,13 +265,13 @@ impl Log {
             });
         }
         let Some(floor) = self.floor.load_full() else {
-            let edge = self.fetch_edge(&offered).await?;
+            let edge = self.fetch_edge(&offered, asked).await?;
             return self.publish(offered, note, edge).await;
         };
         let (old, new) = match judge(&floor.checkpoint, &offered) {
             Verdict::Refresh if self.trusted().is_some() => return Ok(()),
             Verdict::Refresh => {
-                let edge = self.fetch_edge(&offered).await?;
+                let edge = self.fetch_edge(&offered, asked).await?;
                 return self.publish(offered, note, edge).await;
             }
             Verdict::SplitView => return Err(self.split_view(&floor, &offered, &note)),
@@ -227,9 +292,8 @@ impl Log {
                 },
             });
         }
-        let edge = self.fetch_edge(&offered).await?;
-        let spine = self.fetch_spine(&edge, old, new).await?;
-        let proven = prefix_root(old, &spine).ok_or_else(|| wrong_spine(old, new))?;
+        let edge = self.fetch_edge(&offered, asked).await?;
+        let (spine, proven) = self.fetch_spine(&edge, asked, old, new).await?;
         if conclude(&floor.checkpoint, &offered, proven) == Conclusion::SplitView {
             return Err(self.split_view(&floor, &offered, &note));
         }
@@ -251,34 +315,82 @@ impl Log {
         }
     }
 
-    /// Fetches the edge tiles of an offered checkpoint, and folds them to its root.
-    async fn fetch_edge(&self, offered: &Checkpoint) -> Result<VerifiedEdge, FollowError> {
-        let tiles = edge_tiles(offered.size);
-        let contents = try_join_all(tiles.iter().map(|tile| self.fetch_tile(*tile))).await?;
-        VerifiedEdge::prove(offered, contents).map_err(|source| {
-            self.count_failure("edge");
-            FollowError::Edge {
-                size: offered.size,
-                source,
+    /// Fetches the edge tiles of an offered checkpoint, and folds them to its root. All are from one
+    /// upstream: which one of them is wrong cannot be said.
+    async fn fetch_edge(
+        &self,
+        offered: &Checkpoint,
+        offerer: &Asked,
+    ) -> Result<VerifiedEdge, FollowError> {
+        let size = offered.size;
+        let tiles = edge_tiles(size);
+        let tiles = &tiles;
+        self.fetch_tree(offerer, size, |asked: Asked| {
+            async move {
+                let contents = tiles.iter().map(|tile| fetch_tile(&asked, *tile));
+                let contents = try_join_all(contents).await?;
+                VerifiedEdge::prove(offered, contents).map_err(|source| {
+                    self.count_failure("edge", &asked);
+                    Passed::Wrong(FollowError::Edge { size, source })
+                })
             }
+            .boxed()
         })
+        .await
     }
 
-    /// The spine of `old` in an offered tree: from its proven edge, and for the rest unverified
-    /// from the upstream. [`prefix_root`] proves it.
+    /// The spine of `old` in an offered tree, and the root that the tree had at that size: from its
+    /// proven edge, and for the rest from an upstream. What proves to be no spine is passed over.
     async fn fetch_spine(
         &self,
         edge: &VerifiedEdge,
+        offerer: &Asked,
         old: u64,
         new: u64,
-    ) -> Result<Vec<(Tile, Bytes)>, FollowError> {
-        try_join_all(spine(old, new).into_iter().map(async |tile| {
-            match edge.at(tile.level(), tile.index()) {
-                Some(bytes) => Ok((tile, bytes.clone())),
-                None => Ok((tile, self.fetch_tile(tile).await?)),
+    ) -> Result<(Vec<(Tile, Bytes)>, Hash), FollowError> {
+        let tiles = spine(old, new);
+        let tiles = &tiles;
+        self.fetch_tree(offerer, new, |asked: Asked| {
+            async move {
+                let spine =
+                    tiles
+                        .iter()
+                        .map(async |tile| match edge.at(tile.level(), tile.index()) {
+                            Some(bytes) => Ok((*tile, bytes.clone())),
+                            None => Ok((*tile, fetch_tile(&asked, *tile).await?)),
+                        });
+                let spine = try_join_all(spine).await?;
+                match prefix_root(old, &spine) {
+                    Some(proven) => Ok((spine, proven)),
+                    None => {
+                        self.count_failure("tile", &asked);
+                        Err(Passed::Wrong(wrong_spine(old, new)))
+                    }
+                }
             }
-        }))
+            .boxed()
+        })
         .await
+    }
+
+    /// Fetches tiles of an offered tree, from the upstream that offered it, or else from another.
+    async fn fetch_tree<'a, T: Send + 'a>(
+        &'a self,
+        offerer: &Asked,
+        size: u64,
+        ask: impl Fn(Asked) -> Answer<'a, T, FollowError>,
+    ) -> Result<T, FollowError> {
+        let finish = self.upstreams.tree(offerer.place(), ask).await;
+        if let Some((_, proven)) = finish.won {
+            return Ok(proven);
+        }
+        let errors = finish.passed.into_iter().map(|(_, passed)| match passed {
+            Passed::Fetch(source) => FollowError::Tiles { size, source },
+            Passed::Wrong(error) => error,
+        });
+        Err(errors
+            .max_by_key(FollowError::weight)
+            .unwrap_or(FollowError::Offline))
     }
 
     /// The spine of `old` in the trusted tree.
@@ -298,17 +410,6 @@ impl Log {
             Ok((tile, read.map_err(unproven)?.body.bytes))
         }))
         .await
-    }
-
-    async fn fetch_tile(&self, tile: Tile) -> Result<Bytes, FollowError> {
-        let fetched = self.fetch(&Resource::Tile(tile), FULL_TILE_BYTES).await;
-        let network = |error: ReadError| {
-            FollowError::Fetch(FetchError::Network {
-                upstream: self.upstream_name().to_owned(),
-                message: format!("{tile}: {error}"),
-            })
-        };
-        fetched.map(|(bytes, _)| bytes).map_err(network)
     }
 
     /// Makes a proven checkpoint durable, then serves it.
@@ -421,13 +522,19 @@ impl Log {
         error
     }
 
-    fn count_failure(&self, kind: &str) {
-        let labels = [self.name(), kind, self.upstream_name()];
+    fn count_failure(&self, kind: &str, asked: &Asked) {
+        let labels = [self.name(), kind, asked.name()];
         self.metrics
             .verify_failures
             .with_label_values(&labels)
             .inc();
     }
+}
+
+async fn fetch_tile(asked: &Asked, tile: Tile) -> Result<Bytes, Passed<FollowError>> {
+    fetch_from(asked, Resource::Tile(tile), FULL_TILE_BYTES)
+        .await
+        .map_err(Passed::Fetch)
 }
 
 fn wrong_spine(old: u64, new: u64) -> FollowError {

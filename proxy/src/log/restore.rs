@@ -156,7 +156,7 @@ impl Log {
 
     /// Sets the log's part of the cache.
     pub(super) fn adopt_store(&self, store: Arc<LogStore>) {
-        if let Some(upstream) = &self.upstream
+        if let Some(upstream) = self.upstreams.iter().next()
             && let Err(error) =
                 self.cache
                     .name_upstream(&store, upstream.name(), upstream.url().as_str())

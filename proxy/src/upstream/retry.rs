@@ -36,6 +36,24 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
 }
 
+/// Longest time that an upstream is left alone because it asked for that. A header must not silence
+/// a log for a day.
+const MAX_QUIET: Duration = Duration::from_secs(300);
+
+/// Longest time that an upstream is left alone that only says "too many".
+const MAX_UNSAID_QUIET: Duration = Duration::from_secs(60);
+
+/// How long an upstream is left alone after its `nth` refusal in a row, counted from 0, which may
+/// have said how long it wants that.
+pub fn quiet_after(said: Option<Duration>, nth: u32) -> Duration {
+    let factor = 1_u32.checked_shl(nth).unwrap_or(u32::MAX);
+    let unsaid = || Duration::from_secs(1).saturating_mul(factor);
+    said.map_or_else(
+        || unsaid().min(MAX_UNSAID_QUIET),
+        |said| said.min(MAX_QUIET),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +89,24 @@ mod tests {
                 want.map(Duration::from_secs),
                 "{value:?}"
             );
+        }
+    }
+    #[test]
+    fn who_does_not_say_how_long_is_left_alone_for_longer_each_time() {
+        let seconds = Duration::from_secs;
+        for (said, nth, want) in [
+            (None, 0, 1),
+            (None, 1, 2),
+            (None, 5, 32),
+            (None, 6, 60),
+            (None, u32::MAX, 60),
+            (Some(0), 3, 0),
+            (Some(120), 0, 120),
+            (Some(300), 0, 300),
+            (Some(301), 0, 300), // nobody is silenced for a day
+        ] {
+            let quiet = quiet_after(said.map(seconds), nth);
+            assert_eq!(quiet, seconds(want), "{said:?} {nth}");
         }
     }
 }

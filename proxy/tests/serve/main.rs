@@ -1,6 +1,7 @@
 //! The real binary between scripted logs and plain HTTP clients.
 
 mod clients;
+mod failover;
 mod fsck;
 mod honest;
 mod hostile;
@@ -10,6 +11,7 @@ mod process;
 mod prune;
 mod sync;
 mod transfer;
+mod upstreams;
 mod world;
 
 use std::sync::Arc;

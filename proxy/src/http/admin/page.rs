@@ -77,7 +77,7 @@ pub(super) fn page(stats: &Stats, sync: Option<&SyncProgress>) -> Reply {
             heading(&mut html, &format!("Upstream {}", upstream.name));
             let state = match &upstream.last_error {
                 Some(error) => error.clone(),
-                None if upstream.healthy => "healthy".to_owned(),
+                None if upstream.healthy == Some(true) => "healthy".to_owned(),
                 None => "not asked yet".to_owned(),
             };
             table(

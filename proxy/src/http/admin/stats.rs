@@ -34,7 +34,8 @@ pub(super) struct LogStats {
 pub(super) struct UpstreamStats {
     pub(super) name: String,
     pub(super) url: String,
-    pub(super) healthy: bool,
+    /// `null` before it was asked for anything.
+    pub(super) healthy: Option<bool>,
     pub(super) last_error: Option<String>,
 }
 
@@ -47,10 +48,6 @@ pub(super) fn stats(service: &Service) -> Stats {
     let hits = saved.hits.saturating_add(log.counts().hits.get());
     let misses = saved.misses.saturating_add(log.counts().misses.get());
     let trusted = log.trusted();
-    let last_error = log
-        .last_refresh()
-        .and_then(Result::err)
-        .map(|error| error.to_string());
     Stats {
         version: 1,
         bytes: usage.bytes(),
@@ -72,14 +69,14 @@ pub(super) fn stats(service: &Service) -> Stats {
             },
             tiles: log.store().map_or(0, |store| store.usage.tiles.get()),
             upstreams: log
-                .upstream()
+                .upstreams()
+                .iter()
                 .map(|upstream| UpstreamStats {
                     name: upstream.name().to_owned(),
                     url: upstream.url().to_string(),
-                    healthy: log.last_refresh().is_some_and(|outcome| outcome.is_ok()),
-                    last_error: last_error.clone(),
+                    healthy: upstream.is_healthy(),
+                    last_error: upstream.last_error(),
                 })
-                .into_iter()
                 .collect(),
         }],
     }

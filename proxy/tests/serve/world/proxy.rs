@@ -71,10 +71,24 @@ impl Proxy {
 
     /// As [`Proxy::start`], with the upstream among the further keys.
     pub(crate) fn start_with(vkey: &str, cache: &Path, more: &str) -> Self {
+        Self::start_in(&[], vkey, cache, more)
+    }
+
+    /// As [`Proxy::start_with`], in an environment with these variables.
+    pub(crate) fn start_in(
+        environment: &[(&str, &str)],
+        vkey: &str,
+        cache: &Path,
+        more: &str,
+    ) -> Self {
+        let failover = match more.contains("  failover:") {
+            true => "",
+            false => "  failover: {retry_count: 1, retry_delay_ms: 10}\n",
+        };
         let config = cache.join("config.yaml");
         let text = format!(
             "tile_proxy:\n  listen: 127.0.0.1:0\n  \
-             public_keys: [\"{vkey}\"]\n  failover: {{retry_count: 1, retry_delay_ms: 10}}\n  \
+             public_keys: [\"{vkey}\"]\n{failover}  \
              checkpoint: {{refresh_interval: 1s}}\n  log: {{format: json}}\n  \
              cache: {{base_path: {}}}\n{more}",
             cache.join("cache").display()
@@ -83,6 +97,7 @@ impl Proxy {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tile-proxy"))
             .args(["serve", "--config"])
             .arg(&config)
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
@@ -22,6 +22,20 @@ pub(crate) enum Answer {
     Status(u16),
     /// 429, and how many seconds to leave it alone.
     Throttle(u32),
+    /// 429, and the moment until which to leave it alone, as a date.
+    ThrottleUntil(String),
+    /// A redirect to there.
+    Redirect(String),
+    /// This body, compressed by gzip, whether or not anybody offered to read that.
+    Gzip(Vec<u8>),
+    /// As many zeros as this, compressed to a thousandth.
+    Bomb(usize),
+    /// Zeros without end.
+    Endless,
+    /// This body, a byte every tenth of a second.
+    Drip(Vec<u8>),
+    /// Nothing at all, for as long as the other side waits.
+    Silence,
 }
 
 /// A log's server.
@@ -34,9 +48,14 @@ struct State {
     log: Arc<FixtureLog>,
     size: u64,
     partials_gone: bool,
+    /// What stands before every path.
+    prefix: &'static str,
     delay: Duration,
     lies: HashMap<String, Answer>,
+    /// About everything there is no other lie about.
+    always: Option<Answer>,
     requests: HashMap<String, usize>,
+    heads: HashMap<String, String>,
     under_way: usize,
     most_at_once: usize,
     gone: bool,
@@ -51,9 +70,12 @@ impl Upstream {
             log: Arc::clone(log),
             size: log.size(),
             partials_gone: false,
+            prefix: "",
             delay: Duration::ZERO,
             lies: HashMap::new(),
+            always: None,
             requests: HashMap::new(),
+            heads: HashMap::new(),
             under_way: 0,
             most_at_once: 0,
             gone: false,
@@ -84,8 +106,20 @@ impl Upstream {
         self.lock().lies.insert(path.to_owned(), answer);
     }
 
+    /// Answers like this whatever it is asked for.
+    pub(crate) fn always(&self, answer: Answer) {
+        self.lock().always = Some(answer);
+    }
+
     pub(crate) fn tells_the_truth(&self) {
-        self.lock().lies.clear();
+        let mut state = self.lock();
+        state.lies.clear();
+        state.always = None;
+    }
+
+    /// Has everything below this prefix, and nothing anywhere else.
+    pub(crate) fn moves_below(&self, prefix: &'static str) {
+        self.lock().prefix = prefix;
     }
 
     pub(crate) fn deletes_partials(&self) {
@@ -108,6 +142,11 @@ impl Upstream {
     /// Requests for a path so far.
     pub(crate) fn requests(&self, path: &str) -> usize {
         self.lock().requests.get(path).copied().unwrap_or_default()
+    }
+
+    /// The head of the last request for a path, with names in lower case.
+    pub(crate) fn head(&self, path: &str) -> String {
+        self.lock().heads.get(path).cloned().unwrap_or_default()
     }
 
     /// Everything that was asked for so far.
@@ -138,16 +177,16 @@ impl Upstream {
     }
 }
 
-fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let Some(request) = lines.next().transpose()? else {
         return Ok(());
     };
-    while lines
-        .next()
-        .transpose()?
-        .is_some_and(|line| !line.is_empty())
-    {}
+    let mut head = String::new();
+    while let Some(line) = lines.next().transpose()?.filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').unwrap_or((&line, ""));
+        head += &format!("{}:{value}\n", name.to_ascii_lowercase());
+    }
     let path = request
         .split(' ')
         .nth(1)
@@ -160,32 +199,71 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             return Ok(());
         }
         *state.requests.entry(path.clone()).or_default() += 1;
+        state.heads.insert(path.clone(), head);
         state.under_way += 1;
         state.most_at_once = state.most_at_once.max(state.under_way);
-        let truth = || match state.log.get(&path, state.size, state.partials_gone) {
+        let below = path.strip_prefix(state.prefix);
+        let get = |path: &str| state.log.get(path, state.size, state.partials_gone);
+        let truth = || match below.and_then(get) {
             Some(body) => Answer::Body(body),
             None => Answer::Status(404),
         };
-        (
-            state.lies.get(&path).cloned().unwrap_or_else(truth),
-            state.delay,
-        )
+        let lie = state.lies.get(&path).or(state.always.as_ref());
+        (lie.cloned().unwrap_or_else(truth), state.delay)
     };
     thread::sleep(delay);
     state
         .lock()
         .expect("no test panics while it holds this")
         .under_way -= 1;
-    let sorry = b"<html>sorry</html>".to_vec();
-    let (status, more, body, sent) = match answer {
-        Answer::Body(body) => (200, String::new(), body, 1),
-        Answer::Reset(body) => (200, String::new(), body, 2),
-        Answer::Status(status) => (status, String::new(), sorry, 1),
-        Answer::Throttle(seconds) => (429, format!("Retry-After: {seconds}\r\n"), sorry, 1),
+    send(stream, answer)
+}
+
+fn send(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
+    const PAGE: &[u8] = b"<html>sorry</html>";
+    let whole = |status: u16, headers: &str, body: &[u8]| {
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{headers}");
+        [format!("{head}Connection: close\r\n\r\n").as_bytes(), body].concat()
     };
-    let length = body.len();
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{more}");
-    write!(stream, "{head}Connection: close\r\n\r\n")?;
-    stream.write_all(&body[..length / sent])?;
+    let html = "Content-Type: text/html\r\n";
+    let bytes = match answer {
+        Answer::Body(body) => whole(200, "", &body),
+        Answer::Reset(body) => {
+            let mut bytes = whole(200, "", &body);
+            bytes.truncate(bytes.len() - body.len() / 2);
+            bytes
+        }
+        Answer::Status(status) => whole(status, html, PAGE),
+        Answer::Throttle(seconds) => whole(429, &format!("Retry-After: {seconds}\r\n"), PAGE),
+        Answer::ThrottleUntil(date) => whole(429, &format!("Retry-After: {date}\r\n"), PAGE),
+        Answer::Redirect(to) => whole(302, &format!("Location: {to}\r\n"), PAGE),
+        Answer::Gzip(body) => whole(200, "Content-Encoding: gzip\r\n", &gzip(&body)),
+        Answer::Bomb(zeros) => whole(200, "Content-Encoding: gzip\r\n", &gzip(&vec![0; zeros])),
+        Answer::Endless => {
+            stream.write_all(b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n")?;
+            loop {
+                stream.write_all(&[0; 4_096])?; // until the other side has had enough
+            }
+        }
+        Answer::Drip(body) => {
+            let bytes = whole(200, "", &body);
+            let (head, body) = bytes.split_at(bytes.len() - body.len());
+            stream.write_all(head)?;
+            for byte in body {
+                stream.write_all(&[*byte])?;
+                thread::sleep(Duration::from_millis(100));
+            }
+            return Ok(());
+        }
+        Answer::Silence => return stream.read(&mut [0]).map(drop),
+    };
+    stream.write_all(&bytes)?;
     stream.flush()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
 }

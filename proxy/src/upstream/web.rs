@@ -1,0 +1,237 @@
+//! A web server as an upstream: one request, its limits, and what its answer means.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use url::Url;
+
+use super::{
+    error::FetchError,
+    race::Begun,
+    reread::Reread,
+    retry::{quiet_after, retry_after},
+    trace::Trace,
+};
+use crate::config::UpstreamSettings;
+
+/// How we introduce ourselves. Logs ask for a way to find out who reads them.
+pub(crate) const USER_AGENT: &str = concat!(
+    "tile-proxy/",
+    env!("CARGO_PKG_VERSION"),
+    " (+https://tiles.stella-ops.org)"
+);
+
+/// What tlog-tiles asks clients to offer. Some servers send gzip unasked, which is read as well.
+const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("gzip, identity");
+
+/// Longest time to a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a connection shared by many requests is asked whether the other end is still there, and
+/// how long that may take to say so: a connection that was cut off silently costs one wait, not all.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Redirects followed, all on the upstream's own host.
+const MAX_REDIRECTS: usize = 3;
+
+/// The client of one upstream.
+#[derive(Debug)]
+pub(super) struct Web {
+    name: String,
+    timeout: Duration,
+    ca: Option<Reread>,
+    /// The client, and the authorities it was made with; made anew when they change.
+    client: Mutex<(Option<Arc<str>>, reqwest::Client)>,
+    /// With the only place it is for.
+    authorization: Option<(Reread, url::Origin)>,
+    /// Times in a row that it said it is asked too often.
+    refusals: AtomicU32,
+}
+
+impl Web {
+    /// Prepares a client; connects to nothing.
+    ///
+    /// # Errors
+    /// When authorities or the credential cannot be read or used, or the machine has no usable TLS.
+    pub(super) fn new(settings: &UpstreamSettings) -> anyhow::Result<Self> {
+        let timeout = settings.timeout;
+        let ca = match settings.ca.clone() {
+            Some(source) => Some(Reread::new("ca", source, |pem| usable(pem, timeout))?),
+            None => None,
+        };
+        let pem = ca.as_ref().map(|ca| ca.current(|pem| usable(pem, timeout)));
+        let authorization = match settings.authorization.clone() {
+            Some(source) => Some((
+                Reread::new("authorization", source, |text| credential(text).map(drop))?,
+                settings.url.origin(),
+            )),
+            None => None,
+        };
+        Ok(Self {
+            name: settings.name.clone(),
+            timeout,
+            client: Mutex::new((pem.clone(), client(pem.as_deref(), timeout)?)),
+            ca,
+            authorization,
+            refusals: AtomicU32::new(0),
+        })
+    }
+
+    /// The body of `url`, of at most `limit` bytes once it is decompressed.
+    pub(super) async fn get(
+        &self,
+        url: Url,
+        limit: usize,
+        begun: &Begun,
+    ) -> Result<Bytes, FetchError> {
+        let network = |error: reqwest::Error| FetchError::Network {
+            upstream: self.name.clone(),
+            // The innermost cause says most ("connection refused"); URLs stay out of metrics,
+            // messages and clients' eyes.
+            message: innermost(&error.without_url()),
+        };
+        let headers = self.headers(&url);
+        let request = self.client().get(url).headers(headers);
+        let mut response = request.send().await.map_err(network)?;
+        begun.set();
+        if let Some(error) = self.refusal(response.status(), response.headers()) {
+            return Err(error);
+        }
+        self.refusals.store(0, Ordering::Relaxed);
+        let announced = response
+            .content_length()
+            .and_then(|length| usize::try_from(length).ok());
+        let mut body = BytesMut::with_capacity(announced.unwrap_or_default().min(limit));
+        while let Some(chunk) = response.chunk().await.map_err(network)? {
+            // The decompressed length: what a header announces is not believed.
+            if body.len() + chunk.len() > limit {
+                return Err(FetchError::TooLarge {
+                    upstream: self.name.clone(),
+                    limit,
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    fn headers(&self, url: &Url) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, ACCEPT_ENCODING);
+        if let Some(trace) = Trace::current() {
+            trace.add_to(&mut headers);
+        }
+        if let Some((text, home)) = &self.authorization
+            && *home == url.origin()
+            // Checked when it was read.
+            && let Ok(value) = credential(&text.current(|text| credential(text).map(drop)))
+        {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        headers
+    }
+
+    /// The client, with the authorities as they are now.
+    fn client(&self) -> reqwest::Client {
+        let pem = self.ca.as_ref();
+        let pem = pem.map(|ca| ca.current(|pem| usable(pem, self.timeout)));
+        let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.0 != pem
+            && let Ok(client) = client(pem.as_deref(), self.timeout)
+        {
+            *made = (pem, client);
+        }
+        made.1.clone()
+    }
+
+    /// What an answer other than 200 means.
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap) -> Option<FetchError> {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let upstream = self.name.clone();
+        match status {
+            StatusCode::OK => return None,
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Some(FetchError::NotFound { upstream });
+            }
+            StatusCode::NOT_IMPLEMENTED => return Some(FetchError::ReadElsewhere { upstream }),
+            _ => {}
+        }
+        let said =
+            text(header::RETRY_AFTER).and_then(|value| retry_after(value, jiff::Timestamp::now()));
+        // Content delivery networks say 403, on a page for people, when they mean 429.
+        let is_page = text(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));
+        let too_many =
+            status == StatusCode::TOO_MANY_REQUESTS || (status == StatusCode::FORBIDDEN && is_page);
+        let quiet = (said.is_some() || too_many)
+            .then(|| quiet_after(said, self.refusals.fetch_add(1, Ordering::Relaxed)));
+        Some(FetchError::Status {
+            upstream,
+            status,
+            quiet,
+        })
+    }
+}
+
+/// A client that trusts the authorities in `pem` alone, or the system's.
+fn client(pem: Option<&str>, timeout: Duration) -> anyhow::Result<reqwest::Client> {
+    let redirects = reqwest::redirect::Policy::custom(|attempt| {
+        let same = attempt
+            .previous()
+            .first()
+            .is_some_and(|first| first.origin() == attempt.url().origin());
+        match attempt.previous().len() {
+            // Bytes are proven wherever they are from; but what we ask for, and how often,
+            // concerns nobody else.
+            _ if !same => attempt.error("it redirects to another host"),
+            n if n > MAX_REDIRECTS => attempt.error("it redirects too often"),
+            _ => attempt.follow(),
+        }
+    });
+    let mut builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(timeout)
+        .http2_keep_alive_interval(PING_EVERY)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .redirect(redirects);
+    if let Some(pem) = pem {
+        let authorities = reqwest::Certificate::from_pem_bundle(pem.as_bytes())?;
+        anyhow::ensure!(!authorities.is_empty(), "there is no certificate in it");
+        builder = builder.tls_certs_only(authorities);
+    }
+    Ok(builder.build()?)
+}
+
+/// Whether a client can be made that trusts these authorities.
+fn usable(pem: &str, timeout: Duration) -> Result<(), String> {
+    client(Some(pem), timeout)
+        .map(drop)
+        .map_err(|error| format!("not certificates in PEM: {error:#}"))
+}
+
+/// The value of an `Authorization` header.
+fn credential(text: &str) -> Result<HeaderValue, String> {
+    let wrong = || "not the value of a header such as `Bearer …`, on one line".to_owned();
+    let mut value = HeaderValue::from_str(text).map_err(|_| wrong())?;
+    if value.is_empty() {
+        return Err(wrong());
+    }
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
