@@ -5,24 +5,28 @@
 //! the lock is left.
 
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
 
 use crate::{
+    audit::{Audit, Event},
     cache::{Cache, CacheError, LOCK_WAIT, LockError},
     config::{LogSettings, Settings},
     http::{
         AdminPolicy, CodedBundles, Gate, Listener, RateLimit, Role, Rules, Server, Service, Site,
+        TlsServer,
     },
     log::{Log, LogOptions},
     metrics::Metrics,
+    reload::{self, Loaded, Reload},
     sync::Syncs,
     trust::TrustedKeys,
     upstream::{Upstream, Upstreams, race::Rules as RaceRules, retry::Backoff},
@@ -38,7 +42,8 @@ pub const EXIT_CACHE_BUSY: u8 = 75;
 ///
 /// # Errors
 /// What keeps it from starting: an address, a key, the cache.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(loaded: Loaded, reload: Reload, stop: CancellationToken) -> anyhow::Result<()> {
+    let settings = loaded.settings.clone();
     let config = &settings.config;
     for warning in &settings.warnings {
         warn!(key = warning.key, "{}", warning.message);
@@ -48,11 +53,18 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let keys = TrustedKeys::read(&log_settings.keys)?;
     let metrics = Arc::new(Metrics::new()?);
     let upstreams = upstreams(&settings, log_settings, &metrics)?;
+    let audit = Audit::new(metrics.audit_lost.clone());
+    audit
+        .record_at(&config.audit.path)
+        .map_err(|error| anyhow!(error))?;
     let site = Arc::new(Site {
         service: OnceLock::new(),
         was_ready: AtomicBool::new(false),
         metrics: Arc::clone(&metrics),
         rules: ArcSwap::from_pointee(rules(&settings, None)),
+        rules_replaced: Notify::new(),
+        reloads: Mutex::default(),
+        audit: audit.clone(),
     });
 
     let mut listeners = Vec::new();
@@ -75,16 +87,24 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
                 .map_err(|error| anyhow!(error))?,
         );
     }
+    let mut addresses = Vec::new();
     for listener in &listeners {
-        info!(address = %listener.address()?, "listening");
+        let address = listener.address()?;
+        info!(%address, "listening");
+        addresses.push(address.to_string());
     }
-    let server = Arc::new(Server::new(Arc::clone(&site), Gate::new(&config.limits)));
+    audit.record(&Event::Start {
+        version: env!("CARGO_PKG_VERSION"),
+        listen: addresses,
+    });
+    let server = Arc::new(Server::new(Arc::clone(&site), gate(&loaded)));
+    watch_expiry(&metrics, loaded.tls.as_ref());
     // Its own token: the servers drain while the rest still works.
     let draining = stop.child_token();
-    let serving = tokio::spawn(server.run(listeners, draining.clone(), config.shutdown.drain.0));
+    let serving = tokio::spawn(Arc::clone(&server).run(listeners, draining.clone()));
 
     let opened = tokio::select! {
-        opened = open(&settings, log_settings, keys, upstreams, &metrics) => Some(opened),
+        opened = open(&settings, log_settings, keys, upstreams, &metrics, &audit) => Some(opened),
         () = stop.cancelled() => None,
     };
     let mut tasks = JoinSet::new();
@@ -93,9 +113,12 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             tasks.spawn(Arc::clone(&service.log).follow());
             tasks.spawn(save_stats_for_ever(Arc::clone(&site)));
             let _ = site.service.set(service); // the only place that does
-            if let Some(schedule) = settings.sync_schedule.clone() {
-                tasks.spawn(sync_on_schedule(Arc::clone(&site), schedule));
-            }
+            tasks.spawn(sync_on_schedule(Arc::clone(&site)));
+            let running = Running {
+                site: Arc::clone(&site),
+                server,
+            };
+            tasks.spawn(reload::follow(reload, running, loaded));
             info!("ready");
             stop.cancelled().await;
             Ok(())
@@ -116,8 +139,89 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             warn!(%error, "last flush failed");
         }
     }
+    audit.record(&Event::Stop);
+    let written = tokio::task::spawn_blocking(move || audit.flush());
+    let _ = written.await; // it says itself what is lost
     info!("stopped");
     outcome
+}
+
+/// What a new configuration changes in a running process.
+pub(crate) struct Running {
+    site: Arc<Site>,
+    server: Arc<Server>,
+}
+
+impl Running {
+    /// Lets a configuration take effect, as far as it can.
+    pub(crate) fn apply(&self, loaded: &Loaded) {
+        let (site, settings) = (&self.site, &loaded.settings);
+        let rules = rules(settings, Some(&site.rules.load()));
+        site.rules.store(Arc::new(rules));
+        site.rules_replaced.notify_one();
+        self.server.replace_gate(gate(loaded));
+        watch_expiry(&site.metrics, loaded.tls.as_ref());
+        if let (Some(service), Some(log)) = (site.service.get(), settings.logs.first()) {
+            let interval = settings.config.checkpoint.refresh_interval.0;
+            service.log.follow_with(&log.keys, interval);
+        }
+        if let Err(error) = site.audit.record_at(&settings.config.audit.path) {
+            warn!(error, "audit log not opened; it stays where it was");
+        }
+    }
+
+    /// Says how reading a configuration again went: keys that need a restart, or why it was refused.
+    pub(crate) fn reloaded(&self, outcome: Result<Vec<String>, String>) {
+        let (result, error, needs_restart) = match outcome {
+            Ok(keys) => ("applied", None, keys),
+            Err(error) => ("refused", Some(error), Vec::new()),
+        };
+        let site = &self.site;
+        site.metrics
+            .config_reloads
+            .with_label_values(&[result])
+            .inc();
+        site.audit.record(&Event::Reload {
+            error: error.as_deref(),
+            needs_restart: &needs_restart,
+        });
+        let mut reloads = site.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_none() {
+            reloads.needs_restart = needs_restart;
+        }
+        reloads.error = error;
+    }
+
+    /// Opens the audit log again, as after a rotation.
+    pub(crate) fn reopen(&self) {
+        self.site.audit.reopen();
+    }
+}
+
+/// What connections go through.
+fn gate(loaded: &Loaded) -> Gate {
+    let config = &loaded.settings.config;
+    Gate::new(&config.limits, config.shutdown.drain.0, loaded.tls.clone())
+}
+
+/// Shows when the certificate expires, and says so if it has.
+fn watch_expiry(metrics: &Metrics, tls: Option<&TlsServer>) {
+    let expires = tls.map_or(0, |tls| tls.expires);
+    metrics.tls_expiry.set(expires);
+    if tls.is_some() && expires < jiff::Timestamp::now().as_second() {
+        warn!(
+            expires,
+            "the certificate of `tls.cert` has expired; clients will refuse it"
+        );
+    }
+}
+
+/// What `log.level` lets through.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn tracing_filter(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(level).map_err(|error| format!("tile_proxy.log.level = {level}: {error}"))
 }
 
 /// What the settings say about answers. What clients have used of a rate limit that stays the same
@@ -136,6 +240,7 @@ fn rules(settings: &Settings, before: Option<&Rules>) -> Rules {
         },
         checkpoint_ttl: settings.checkpoint_ttl,
         sync_depth: config.sync.depth,
+        sync_schedule: settings.sync_schedule.clone(),
         rate_limit,
     }
 }
@@ -154,6 +259,7 @@ async fn open(
     keys: TrustedKeys,
     upstreams: Upstreams,
     metrics: &Arc<Metrics>,
+    audit: &Audit,
 ) -> anyhow::Result<Service> {
     let config = &settings.config;
     let cache = Cache::open(
@@ -177,6 +283,7 @@ async fn open(
         error_ttl: Duration::from_millis(config.coalescing.error_ttl_ms),
         coalescing: config.coalescing.enabled,
         checkpoint_bytes: config.limits.checkpoint_bytes,
+        audit: audit.clone(),
     };
     let log = Log::new(options, upstreams, Arc::clone(&cache), Arc::clone(metrics))
         .context("cannot read what was trusted before")?;
@@ -250,14 +357,25 @@ fn upstreams(
 }
 
 /// Starts a sync whenever the schedule says so, in UTC.
-async fn sync_on_schedule(site: Arc<Site>, schedule: croner::Cron) {
+async fn sync_on_schedule(site: Arc<Site>) {
     loop {
-        let Ok(next) = schedule.find_next_occurrence(&chrono::Utc::now(), false) else {
-            warn!("sync schedule never comes up again");
-            return;
+        let replaced = site.rules_replaced.notified();
+        let now = chrono::Utc::now();
+        let schedule = site.rules.load().sync_schedule.clone();
+        let next = schedule.map(|schedule| schedule.find_next_occurrence(&now, false));
+        let Some(next) = next else {
+            replaced.await; // not scheduled now
+            continue;
         };
-        let wait = (next - chrono::Utc::now()).to_std().unwrap_or_default();
-        tokio::time::sleep(wait).await;
+        let Ok(next) = next else {
+            warn!("sync schedule never comes up again");
+            replaced.await;
+            continue;
+        };
+        tokio::select! {
+            () = replaced => continue,
+            () = tokio::time::sleep((next - now).to_std().unwrap_or_default()) => {}
+        }
         if let Some(service) = site.service.get() {
             service.syncs.start(site.rules.load().sync_depth);
         }

@@ -10,27 +10,31 @@ mod rate;
 mod respond;
 mod server;
 mod tiles;
+mod tls;
 
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
+use serde::Serialize;
+use tokio::sync::Notify;
 
 pub use self::{
     coding::CodedBundles,
     connection::Gate,
     rate::{RateLimit, RateSettings},
     server::{Listener, Server},
+    tls::TlsServer,
 };
 use self::{
     connection::Session,
     respond::{Reply, plain},
 };
-use crate::{cache::Cache, config::Source, log::Log, metrics::Metrics, sync::Syncs};
+use crate::{audit::Audit, cache::Cache, config::Source, log::Log, metrics::Metrics, sync::Syncs};
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,6 +57,22 @@ pub struct Site {
     pub metrics: Arc<Metrics>,
     /// What the configuration says about answers; replaced as a whole.
     pub rules: ArcSwap<Rules>,
+    /// Told when they were.
+    pub rules_replaced: Notify,
+    /// How reading the configuration again went.
+    pub reloads: Mutex<Reloads>,
+    /// Where changes are recorded.
+    pub audit: Audit,
+}
+
+/// How reading the configuration again went.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reloads {
+    /// Why the newest configuration was refused, if it was.
+    pub error: Option<String>,
+    /// Keys that have changed and wait for a restart.
+    pub needs_restart: Vec<String>,
 }
 
 /// What the configuration says about answers. A request holds one version from begin to end.
@@ -64,6 +84,8 @@ pub struct Rules {
     pub checkpoint_ttl: Duration,
     /// How many entries a sync prefetches if it is not told.
     pub sync_depth: u64,
+    /// When to sync by itself, if it does.
+    pub sync_schedule: Option<croner::Cron>,
     /// How many requests one client may make; `None` is as many as it likes.
     pub rate_limit: Option<Arc<RateLimit>>,
 }

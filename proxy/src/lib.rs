@@ -10,6 +10,7 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`app`] | wiring: settings to cache, log and servers; the order of stopping |
+//! | [`audit`] | a line for each event that somebody may have to account for |
 //! | [`cache`] | verified resources: a set in memory over group files on the disk |
 //! | [`cli`] | one file a subcommand |
 //! | [`config`] | every key, its unit, default and reason |
@@ -18,6 +19,7 @@
 //! | [`log`] | the read path of one log, and how its checkpoints are followed |
 //! | [`metrics`] | every metric |
 //! | [`note`] | signed notes, verifier keys, checkpoints |
+//! | [`reload`] | the configuration, read again while the process runs |
 //! | [`sync`] | scheduled prefetch |
 //! | [`tlog`] | hashes, tiles, paths, bundles, edge tiles, consistency |
 //! | [`transfer`] | export and import; everything is proven on the way |
@@ -25,6 +27,7 @@
 //! | [`upstream`] | bytes from a log, within limits; unverified |
 
 pub mod app;
+pub mod audit;
 pub mod cache;
 pub mod cli;
 pub mod config;
@@ -33,6 +36,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod note;
+pub mod reload;
 pub mod sync;
 pub mod tlog;
 pub mod transfer;

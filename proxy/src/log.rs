@@ -32,7 +32,9 @@ use self::{
     verify::{NotProven, VerifiedEdge},
 };
 use crate::{
+    audit::{Audit, Event},
     cache::{Body, Cache, LogStore},
+    config::Source,
     metrics::{LogMetrics, Metrics},
     note::checkpoint::Checkpoint,
     tlog::{
@@ -86,6 +88,8 @@ pub struct LogOptions {
     pub coalescing: bool,
     /// Largest checkpoint an upstream may send, in bytes.
     pub checkpoint_bytes: usize,
+    /// Where it is recorded what becomes trusted, and what does not.
+    pub audit: Audit,
 }
 
 /// One followed log.
@@ -105,6 +109,8 @@ pub struct Log {
     least: AtomicU64,
     following: follow::Following,
     flights: Flights<Resource, Fetched, ReadError>,
+    /// How often a newer checkpoint is asked for, in milliseconds.
+    refresh_ms: AtomicU64,
 }
 
 /// A resource, and where it was.
@@ -130,6 +136,7 @@ impl Log {
         if !options.coalescing {
             flights = flights.not_shared();
         }
+        let refresh_interval = options.refresh_interval;
         let log = Self {
             counts: metrics.of_log(&options.name),
             options,
@@ -142,9 +149,27 @@ impl Log {
             least: AtomicU64::new(0),
             following: follow::Following::default(),
             flights,
+            refresh_ms: AtomicU64::new(0),
         };
+        log.refresh_every(refresh_interval);
         log.restore()?;
         Ok(log)
+    }
+
+    /// Follows with other keys and at another interval, from the next refresh on.
+    pub fn follow_with(&self, keys: &[Source], refresh_interval: Duration) {
+        self.options.keys.replace_sources(keys);
+        self.refresh_every(refresh_interval);
+    }
+
+    fn refresh_every(&self, interval: Duration) {
+        let ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        self.refresh_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// How often a newer checkpoint is asked for.
+    pub(crate) fn refresh_interval(&self) -> Duration {
+        Duration::from_millis(self.refresh_ms.load(Ordering::Relaxed))
     }
 
     /// Its name in paths and metrics.
@@ -276,8 +301,7 @@ impl Log {
     }
 
     fn is_fresh(&self) -> bool {
-        self.age()
-            .is_some_and(|age| age <= self.options.refresh_interval)
+        self.age().is_some_and(|age| age <= self.refresh_interval())
     }
 
     async fn read_tile(
@@ -343,6 +367,12 @@ impl Log {
             .with_label_values(&[self.name(), kind, upstream])
             .inc();
         warn!(log = self.name(), %resource, upstream, error = %source, "upstream response rejected");
+        self.options.audit.record(&Event::VerifyFailure {
+            log: self.name(),
+            kind,
+            upstream,
+            error: &format!("{resource}: {source}"),
+        });
         ReadError::NotProven {
             resource,
             upstream: upstream.to_owned(),

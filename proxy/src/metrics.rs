@@ -54,6 +54,16 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// `tile_proxy_connections_cut_total`: connections closed because nothing went on in them.
     pub connections_cut: IntCounter,
+    /// `tile_proxy_tls_handshake_failures_total`: connections that ended before TLS was spoken.
+    pub tls_failures: IntCounter,
+    /// `tile_proxy_tls_certificate_expiry_timestamp`: when the certificate of `tls.cert` that
+    /// expires first does, in seconds since 1970; 0 without TLS.
+    pub tls_expiry: IntGauge,
+    /// `tile_proxy_config_reloads_total{result}`: configurations read again. `result` is `applied`
+    /// or `refused`.
+    pub config_reloads: IntCounterVec,
+    /// `tile_proxy_audit_lost_total`: events that are not in the audit log.
+    pub audit_lost: IntCounter,
     /// `tile_proxy_coalesced_total{log}`: requests that waited for another one's fetch.
     pub coalesced: IntCounterVec,
     /// `tile_proxy_verify_failures_total{log, kind, upstream}`: responses that are not in the
@@ -123,6 +133,19 @@ impl Metrics {
             "tile_proxy_connections_cut_total",
             "Connections closed because nothing went on in them.",
         )?;
+        let tls_failures = plain_counter(
+            "tile_proxy_tls_handshake_failures_total",
+            "Connections that ended before TLS was spoken.",
+        )?;
+        let tls_expiry = IntGauge::new(
+            "tile_proxy_tls_certificate_expiry_timestamp",
+            "When the first certificate of `tls.cert` expires, in seconds since 1970; 0 without TLS.",
+        )?;
+        registry.register(Box::new(tls_expiry.clone()))?;
+        let audit_lost = plain_counter(
+            "tile_proxy_audit_lost_total",
+            "Events that are not in the audit log: it could not be written.",
+        )?;
         let checkpoint_size = IntGaugeVec::new(
             Opts::new(
                 "tile_proxy_checkpoint_size",
@@ -183,6 +206,14 @@ impl Metrics {
                 "Answers to clients, by log and response code.",
                 &["log", "status"],
             )?,
+            tls_failures,
+            tls_expiry,
+            config_reloads: counter(
+                "tile_proxy_config_reloads_total",
+                "Configurations read again, by result.",
+                &["result"],
+            )?,
+            audit_lost,
             connections,
             connections_refused,
             connections_cut,

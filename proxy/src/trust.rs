@@ -14,7 +14,7 @@ use crate::{config::Source, note::vkey::VerifierKey};
 /// The keys of one log.
 #[derive(Debug)]
 pub struct TrustedKeys {
-    sources: Vec<Source>,
+    sources: ArcSwap<Vec<Source>>,
     current: ArcSwap<Vec<VerifierKey>>,
     /// The last complaint, so that it is made once.
     complaint: Mutex<Option<String>>,
@@ -39,7 +39,7 @@ impl TrustedKeys {
     /// says which.
     pub fn read(sources: &[Source]) -> anyhow::Result<Self> {
         Ok(Self {
-            sources: sources.to_vec(),
+            sources: ArcSwap::from_pointee(sources.to_vec()),
             current: ArcSwap::from_pointee(read(sources)?),
             complaint: Mutex::new(None),
         })
@@ -50,13 +50,18 @@ impl TrustedKeys {
         self.current.load_full()
     }
 
+    /// Takes the keys from elsewhere, the next time they are read.
+    pub fn replace_sources(&self, sources: &[Source]) {
+        self.sources.store(Arc::new(sources.to_vec()));
+    }
+
     /// Reads the keys again. Costs a read of each file.
     pub fn reload(&self) -> Reload {
         let mut complaint = self
             .complaint
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        match read(&self.sources) {
+        match read(&self.sources.load()) {
             Ok(keys) => {
                 *complaint = None;
                 if keys == **self.current.load() {

@@ -4,10 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{EXIT_CONFIG, fail, serve::tracing_filter};
+use super::EXIT_CONFIG;
 use crate::{
-    config::{Config, Settings},
-    trust::TrustedKeys,
+    config::Settings,
+    reload::{self, Loaded, load},
 };
 
 /// Say whether a configuration is valid, and what it means, without starting anything.
@@ -27,8 +27,8 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(&self) -> ExitCode {
-        match settings(&self.config) {
-            Ok(settings) => {
+        match loaded(&self.config) {
+            Ok(Loaded { settings, .. }) => {
                 for warning in &settings.warnings {
                     eprintln!("warning: {warning}");
                 }
@@ -40,25 +40,19 @@ impl Check {
     }
 }
 
-/// The settings that a file and the environment give; prints all problems.
-pub(super) fn settings(file: &std::path::Path) -> Result<Settings, ExitCode> {
-    let config =
-        Config::load(file, environment()).map_err(|error| fail(EXIT_CONFIG, &error.into()))?;
-    let settings = config.check().map_err(|problems| {
-        for problem in &problems {
-            eprintln!("tile-proxy: {problem}");
-        }
-        ExitCode::from(EXIT_CONFIG)
-    })?;
-    for log in &settings.logs {
-        TrustedKeys::read(&log.keys).map_err(|error| fail(EXIT_CONFIG, &error))?;
-    }
-    tracing_filter(&settings.config.log).map_err(|error| fail(EXIT_CONFIG, &error))?;
-    Ok(settings)
+/// What a file and the environment give; prints all problems.
+pub(super) fn loaded(file: &std::path::Path) -> Result<Loaded, ExitCode> {
+    load(file).map_err(|problems| refused(&problems))
 }
 
-/// Variables that are UTF-8; others cannot be keys of ours.
-fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+/// As [`loaded`], for those who serve nobody.
+pub(super) fn settings(file: &std::path::Path) -> Result<Settings, ExitCode> {
+    reload::settings(file).map_err(|problems| refused(&problems))
+}
+
+fn refused(problems: &[String]) -> ExitCode {
+    for problem in problems {
+        eprintln!("tile-proxy: {problem}");
+    }
+    ExitCode::from(EXIT_CONFIG)
 }

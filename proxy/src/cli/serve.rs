@@ -6,12 +6,13 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use super::{EXIT_CONFIG, EXIT_FAILURE, check::settings, fail};
+use super::{EXIT_CONFIG, EXIT_FAILURE, check::loaded, fail};
 use crate::{
-    app,
+    app::{self, tracing_filter},
     config::{Tracing, TracingFormat},
+    reload::{Reload, SetLevel},
 };
 
 /// Exit code after a second signal: as if the first had ended the process.
@@ -21,7 +22,7 @@ const EXIT_SECOND_SIGNAL: i32 = 128 + 15;
 ///
 /// Every key of the file can be set in the environment, which wins: `tile_proxy.cache.max_size` is
 /// `TILE_PROXY__CACHE__MAX_SIZE`. Ends with 78 on a bad configuration, and with 75 if another
-/// process keeps the cache for two minutes.
+/// process keeps the cache for two minutes. The file is read again when it changes, and on SIGHUP.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  tile-proxy serve --config tile-proxy.yaml\n  \
@@ -35,19 +36,26 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(&self) -> ExitCode {
-        let settings = match settings(&self.config) {
-            Ok(settings) => settings,
+        let loaded = match loaded(&self.config) {
+            Ok(loaded) => loaded,
             Err(code) => return code,
         };
-        if let Err(error) = start_tracing(&settings.config.log) {
-            return fail(EXIT_CONFIG, &error);
-        }
-        let stop = match stop_on_signal() {
-            Ok(stop) => stop,
+        let set_level = match start_tracing(&loaded.settings.config.log) {
+            Ok(set_level) => set_level,
+            Err(error) => return fail(EXIT_CONFIG, &error),
+        };
+        let signals = stop_on_signal().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)));
+        let (stop, hangup) = match signals {
+            Ok(signals) => signals,
             Err(error) => return fail(EXIT_FAILURE, &error.into()),
         };
         raise_descriptor_limit();
-        match app::run(settings, stop).await {
+        let reload = Reload {
+            file: self.config.clone(),
+            hangup,
+            set_level,
+        };
+        match app::run(loaded, reload, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if app::is_cache_busy(&error) => fail(app::EXIT_CACHE_BUSY, &error),
             Err(error) => fail(EXIT_FAILURE, &error),
@@ -55,25 +63,27 @@ impl Serve {
     }
 }
 
-/// What `log.level` lets through.
-pub(super) fn tracing_filter(config: &Tracing) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(&config.level)
-        .map_err(|error| anyhow::anyhow!("tile_proxy.log.level = {}: {error}", config.level))
-}
-
-fn start_tracing(config: &Tracing) -> anyhow::Result<()> {
-    let filter = tracing_filter(config)?;
+/// Starts printing; gives what changes the level.
+fn start_tracing(config: &Tracing) -> anyhow::Result<SetLevel> {
+    let filter = tracing_filter(&config.level).map_err(|error| anyhow::anyhow!(error))?;
     let terminal = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(terminal)
         .with_writer(std::io::stderr);
-    match config.format {
-        TracingFormat::Auto if terminal => lines.init(),
-        TracingFormat::Text => lines.init(),
-        TracingFormat::Auto | TracingFormat::Json => lines.json().flatten_event(true).init(),
-    }
-    Ok(())
+    let lines = match config.format {
+        TracingFormat::Auto if terminal => lines.boxed(),
+        TracingFormat::Text => lines.boxed(),
+        TracingFormat::Auto | TracingFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .init();
+    Ok(Box::new(move |level| {
+        let filter = tracing_filter(level)?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    }))
 }
 
 /// Allows as many descriptors as the process may have: a connection each, and two a group of tiles.

@@ -180,6 +180,7 @@ impl Config {
             }
         };
 
+        self.tls(&mut problems, &mut warnings);
         let rate_limit = self.rate_limit(&mut problems, &mut warnings);
 
         if self.tuf != Tuf::default() && !self.tuf.enabled {
@@ -217,6 +218,40 @@ impl Config {
             warnings,
             config: self.clone(),
         })
+    }
+
+    /// What of `tls` goes together; whether its files hold what they should is seen when they are
+    /// read.
+    fn tls(&self, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+        let tls = &self.tls;
+        for (key, given, needs, there) in [
+            ("cert", tls.cert.is_some(), "key", tls.key.is_some()),
+            ("key", tls.key.is_some(), "cert", tls.cert.is_some()),
+            (
+                "client_ca",
+                tls.client_ca.is_some(),
+                "cert",
+                tls.cert.is_some(),
+            ),
+            (
+                "require_client_cert",
+                tls.require_client_cert,
+                "client_ca",
+                tls.client_ca.is_some(),
+            ),
+            ("admin", tls.admin, "cert", tls.cert.is_some()),
+        ] {
+            if given && !there {
+                let message = format!("needs `tls.{needs}` beside it");
+                problems.push(Problem::new(&format!("tls.{key}"), message));
+            }
+        }
+        if tls.admin && self.admin_listen.is_none() {
+            warnings.push(Problem::new(
+                "tls.admin",
+                "has no effect: without `admin_listen`, administration is on `listen`",
+            ));
+        }
     }
 
     fn rate_limit(
@@ -308,6 +343,22 @@ pub(super) mod tests {
             (
                 "cache: {max_size_gb: 0}",
                 "tile_proxy.cache.max_size_gb: must be between",
+            ),
+            (
+                "tls: {cert: 'file:/c'}",
+                "tile_proxy.tls.cert: needs `tls.key` beside it",
+            ),
+            (
+                "tls: {key: 'file:/k'}",
+                "tile_proxy.tls.key: needs `tls.cert` beside it",
+            ),
+            (
+                "tls: {cert: 'file:/c', key: 'file:/k', require_client_cert: true}",
+                "tile_proxy.tls.require_client_cert: needs `tls.client_ca` beside it",
+            ),
+            (
+                "tls: {admin: true}",
+                "tile_proxy.tls.admin: needs `tls.cert` beside it",
             ),
             (
                 "rate_limit: {trusted_proxies: [10.0.0.0/8, proxy]}",

@@ -13,9 +13,9 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         danger_accept_unsigned,
         tuf,
         peers,
-        tls,
-        audit,
         // Honoured.
+        tls: _,
+        audit: _,
         rate_limit: _,
         listen: _,
         admin_listen: _,
@@ -60,8 +60,6 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
             "peers",
             "asking other replicas",
         ),
-        (*tls != Default::default(), "tls", "serving TLS"),
-        (*audit != Default::default(), "audit", "the audit log"),
     ]
     .into_iter()
     .filter(|(asked_for, ..)| *asked_for)
@@ -92,8 +90,6 @@ mod tests {
             ("danger_accept_unsigned: true", "danger_accept_unsigned"),
             ("tuf: {enabled: true}", "tuf.enabled"),
             ("peers: {file: /etc/peers.yaml}", "peers"),
-            ("tls: {cert: 'file:/tls.crt'}", "tls"),
-            ("audit: {path: '-'}", "audit"),
         ] {
             let problems = check(&format!("tile_proxy: {{public_keys: [k], {key}}}"))
                 .expect_err("not built yet");

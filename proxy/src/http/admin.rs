@@ -20,6 +20,7 @@ use super::{
     respond::{Reply, json, reply, uncached, whole_seconds, with},
 };
 use crate::{
+    audit::Event,
     cache::slots::Slot,
     sync::SyncRequest,
     tlog::{
@@ -36,6 +37,33 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers a request for something under `/_admin`.
 pub(super) async fn route(site: &Site, peer: SocketAddr, request: Request<Incoming>) -> Reply {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return answer(site, peer, request).await;
+    }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let reply = answer(site, peer, request).await;
+    let (method, path) = (method.as_str(), path.as_str());
+    let refused = |reason| Event::AuthFailure {
+        peer,
+        method,
+        path,
+        reason,
+    };
+    site.audit.record(&match reply.status() {
+        StatusCode::METHOD_NOT_ALLOWED => return reply, // nothing was asked for
+        StatusCode::UNAUTHORIZED => refused("no token"),
+        StatusCode::FORBIDDEN => refused("a wrong token, or not a caller on this machine"),
+        status => Event::Admin {
+            peer,
+            method,
+            path,
+            status: status.as_u16(),
+        },
+    });
+    reply
+}
+
+async fn answer(site: &Site, peer: SocketAddr, request: Request<Incoming>) -> Reply {
     let method = request.method().clone();
     let reading = matches!(method, Method::GET | Method::HEAD);
     let path = request.uri().path().to_owned();
@@ -63,9 +91,9 @@ pub(super) async fn route(site: &Site, peer: SocketAddr, request: Request<Incomi
     };
     let refused = || refusal(&rules.admin, peer, request.headers());
     match path {
-        "" if reading => page(&stats(service), service.syncs.progress().as_ref()),
+        "" if reading => page(&stats(site, service), service.syncs.progress().as_ref()),
         "ready" if reading => ready(site, service),
-        "cache/stats" if reading => json::ok(&stats(service)),
+        "cache/stats" if reading => json::ok(&stats(site, service)),
         "cache/sync" if reading => match service.syncs.progress() {
             Some(progress) => json::ok(&progress),
             None => json::error(

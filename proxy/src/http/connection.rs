@@ -31,7 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Role, Site, answer};
+use super::{Role, Site, answer, tls::TlsServer};
 use crate::config::Limits;
 
 /// Requests under way at once on one HTTP/2 connection.
@@ -50,11 +50,13 @@ pub struct Gate {
     connections: usize,
     header_timeout: Duration,
     idle_timeout: Duration,
+    drain: Duration,
+    tls: Option<TlsServer>,
 }
 
 impl Gate {
-    /// A gate with these limits.
-    pub fn new(limits: &Limits) -> Self {
+    /// A gate with these limits, which speaks TLS if it is given what that takes.
+    pub fn new(limits: &Limits, drain: Duration, tls: Option<TlsServer>) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -72,7 +74,14 @@ impl Gate {
             connections: limits.connections,
             header_timeout: limits.header_timeout.0,
             idle_timeout: limits.idle_timeout.0,
+            drain,
+            tls,
         }
+    }
+
+    /// How long requests under way may go on after a stop.
+    pub(super) fn drain(&self) -> Duration {
+        self.drain
     }
 
     /// Most connections of clients at once.
@@ -118,7 +127,25 @@ pub(super) async fn run(
         peer,
         pulse: Pulse::default(),
     });
-    serve(session, &gate, stream, &stop).await;
+    let tls = gate.tls.as_ref();
+    match tls.filter(|tls| role != Role::Admin || tls.admin) {
+        None => serve(session, &gate, stream, &stop).await,
+        Some(tls) => {
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(gate.header_timeout, tls.acceptor.accept(stream)) => {
+                    shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                }
+                () = stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+            };
+            match shaken {
+                Ok(stream) => serve(Arc::clone(&session), &gate, stream, &stop).await,
+                Err(error) => {
+                    session.site.metrics.tls_failures.inc();
+                    debug!(%peer, %error, "no TLS spoken");
+                }
+            }
+        }
+    }
     open.dec();
 }
 

@@ -107,20 +107,16 @@ impl Server {
         self.gate.store(Arc::new(gate));
     }
 
-    /// Serves until `stop`; then accepts no more, and gives requests under way until `drain` is
-    /// over.
-    pub async fn run(
-        self: Arc<Self>,
-        listeners: Vec<Listener>,
-        stop: CancellationToken,
-        drain: Duration,
-    ) {
+    /// Serves until `stop`; then accepts no more, and gives requests under way the time to drain
+    /// that its gate has by then.
+    pub async fn run(self: Arc<Self>, listeners: Vec<Listener>, stop: CancellationToken) {
         let open = TaskTracker::new();
         let accepting = listeners
             .into_iter()
             .map(|listener| self.accept(listener, &open, &stop));
         futures::future::join_all(accepting).await;
         open.close();
+        let drain = self.gate.load().drain();
         info!(open = open.len(), "draining connections");
         if tokio::time::timeout(drain, open.wait()).await.is_err() {
             warn!(

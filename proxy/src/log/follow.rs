@@ -21,6 +21,7 @@ use super::{
     verify::{VerifiedEdge, VerifiedTile},
 };
 use crate::{
+    audit::Event,
     cache::files::StoredCheckpoint,
     note::{self, checkpoint::Checkpoint},
     tlog::{
@@ -79,10 +80,15 @@ impl Following {
 impl Log {
     /// Refreshes for ever, once a `refresh_interval`; in offline mode, only the keys.
     pub async fn follow(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(self.options.refresh_interval);
+        let mut ticks = tokio::time::interval(self.refresh_interval());
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            let interval = self.refresh_interval();
+            if ticks.period() != interval {
+                ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+                ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            }
             self.reload_keys();
             if !self.upstreams.is_empty() {
                 // Reported where it happens; the next tick tries again.
@@ -445,6 +451,12 @@ impl Log {
             note: note.clone(),
         };
         self.floor.store(Some(Arc::new(floor)));
+        self.options.audit.record(&Event::CheckpointTrusted {
+            log: self.name(),
+            origin: &checkpoint.origin,
+            size: checkpoint.size,
+            root: checkpoint.root.to_string(),
+        });
         self.serve(Trusted {
             checkpoint,
             note,
@@ -512,6 +524,12 @@ impl Log {
             Some(Err(error)) => format!("not kept: {error}"),
             None => "not kept".to_owned(),
         };
+        self.options.audit.record(&Event::SplitView {
+            log: self.name(),
+            trusted: floor.checkpoint.size,
+            offered: offered.size,
+            evidence: &evidence,
+        });
         warn!(
             log = self.name(),
             trusted_root = %floor.checkpoint.root,

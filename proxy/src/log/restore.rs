@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{Floor, Log, Trusted, verify::VerifiedEdge};
 use crate::{
+    audit::Event,
     cache::{LogStore, files::StoredCheckpoint},
     note::{self, checkpoint::Checkpoint, vkey::VerifierKey},
     trust::Reload,
@@ -60,8 +61,12 @@ impl Log {
                 return;
             }
             Reload::Changed => {
-                let keys = self.options.keys.current().len();
-                info!(log = self.name(), keys, "keys changed");
+                let keys = self.options.keys.current();
+                info!(log = self.name(), keys = keys.len(), "keys changed");
+                self.options.audit.record(&Event::KeysChanged {
+                    log: self.name(),
+                    keys: keys.iter().map(ToString::to_string).collect(),
+                });
             }
         }
         if let Some(store) = self.store.get()

@@ -44,6 +44,16 @@ pub(super) fn page(stats: &Stats, sync: Option<&SyncProgress>) -> Reply {
             format!("{} of {} MiB", stats.bytes >> 20, stats.budget_bytes >> 20),
         )],
     );
+    let configuration = &stats.configuration;
+    let mut waiting = Vec::new();
+    waiting.extend(configuration.error.clone().map(|error| ("refused", error)));
+    if !configuration.needs_restart.is_empty() {
+        waiting.push(("needs a restart", configuration.needs_restart.join(", ")));
+    }
+    if !waiting.is_empty() {
+        heading(&mut html, "New configuration");
+        table(&mut html, &waiting);
+    }
     for log in &stats.logs {
         heading(&mut html, &format!("Log {}", log.name));
         let none = || "none yet".to_owned();

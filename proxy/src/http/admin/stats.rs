@@ -1,8 +1,10 @@
 //! `GET /_admin/cache/stats`: what is cached, and how the log is followed.
 
+use std::sync::PoisonError;
+
 use serde::Serialize;
 
-use crate::http::Service;
+use crate::http::{Reloads, Service, Site};
 
 /// `GET /_admin/cache/stats`.
 #[derive(Debug, Serialize)]
@@ -11,6 +13,7 @@ pub(super) struct Stats {
     pub(super) version: u32,
     pub(super) bytes: u64,
     pub(super) budget_bytes: u64,
+    pub(super) configuration: Reloads,
     pub(super) logs: Vec<LogStats>,
 }
 
@@ -40,7 +43,7 @@ pub(super) struct UpstreamStats {
 }
 
 /// The statistics of this moment.
-pub(super) fn stats(service: &Service) -> Stats {
+pub(super) fn stats(site: &Site, service: &Service) -> Stats {
     let (log, usage) = (&service.log, service.cache.usage());
     // Since the cache was begun, as far as the last stop or crash let it be written down.
     let saved = log.store().map(|store| store.saved().clone());
@@ -52,6 +55,11 @@ pub(super) fn stats(service: &Service) -> Stats {
         version: 1,
         bytes: usage.bytes(),
         budget_bytes: usage.budget,
+        configuration: site
+            .reloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone(),
         logs: vec![LogStats {
             name: log.name().to_owned(),
             origin: log.store().map(|store| store.origin().to_owned()),
