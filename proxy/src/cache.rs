@@ -115,7 +115,13 @@ pub struct Body {
 impl Body {
     /// The body of these bytes. Costs their SHA-256.
     pub fn new(bytes: Bytes) -> Self {
-        let tag = format!("\"{}\"", hex::encode(&Hash::of(&bytes).0[..16]));
+        let digest = Hash::of(&bytes);
+        Self::with_digest(bytes, digest)
+    }
+
+    /// The body of these bytes, whose SHA-256 is known.
+    fn with_digest(bytes: Bytes, digest: Hash) -> Self {
+        let tag = format!("\"{}\"", hex::encode(&digest.0[..16]));
         // Quotes and hex digits are always a header value.
         let etag = http::HeaderValue::from_str(&tag)
             .unwrap_or_else(|_| http::HeaderValue::from_static("\"\""));
@@ -243,16 +249,17 @@ impl Cache {
 
     /// Keeps a proven tile in memory, and gives it as it is served.
     pub fn remember_tile(&self, store: &LogStore, tile: &VerifiedTile) -> Body {
-        self.remember(store, Resource::Tile(tile.tile()), tile.bytes())
+        let body = Body::with_digest(tile.bytes().clone(), tile.digest());
+        self.remember(store, Resource::Tile(tile.tile()), body)
     }
 
     /// Keeps a proven bundle in memory, and gives it as it is served.
     pub fn remember_bundle(&self, store: &LogStore, bundle: &VerifiedBundle) -> Body {
-        self.remember(store, Resource::Bundle(bundle.bundle()), bundle.bytes())
+        let body = Body::new(bundle.bytes().clone());
+        self.remember(store, Resource::Bundle(bundle.bundle()), body)
     }
 
-    fn remember(&self, store: &LogStore, resource: Resource, bytes: &Bytes) -> Body {
-        let body = Body::new(bytes.clone());
+    fn remember(&self, store: &LogStore, resource: Resource, body: Body) -> Body {
         self.memory.insert((store.number, resource), body.clone());
         body
     }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     log::verify::{VerifiedBundle, VerifiedTile},
-    tlog::{Hash, tile::FULL_TILE_BYTES},
+    tlog::tile::FULL_TILE_BYTES,
 };
 
 /// Longest time a stored tile is not durable.
@@ -198,7 +198,7 @@ impl Writer {
             upstream: store.upstream.load(Ordering::Relaxed),
             cached_at: now_ms(),
             tree_size,
-            digest: Hash::of(tile.bytes()),
+            digest: tile.digest(),
         };
         let key = (store.number, level, index / GROUP_SLOTS);
         let before = group.allocated()?;

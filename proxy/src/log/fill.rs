@@ -40,8 +40,8 @@ impl Log {
                 });
             }
             // Proven before and in the page cache: no more than a copy, so nobody has to wait.
-            if let Some(Slot::Stored { bytes, .. }) = store.groups.read_now(level, index)
-                && let Some(tile) = VerifiedTile::proven_before(level, index, bytes)
+            if let Some(Slot::Stored { bytes, record, .. }) = store.groups.read_now(level, index)
+                && let Some(tile) = VerifiedTile::proven_before(level, index, bytes, record.digest)
             {
                 let body = self.cache.remember_tile(store, &tile);
                 return Ok(Fetched {
@@ -366,9 +366,11 @@ async fn stored_tile(store: &Arc<LogStore>, level: u8, index: u64) -> Option<Sto
     match read.await.ok()?? {
         Slot::Stored {
             bytes,
+            record,
             proven: true,
-            ..
-        } => VerifiedTile::proven_before(level, index, bytes).map(StoredTile::Proven),
+        } => {
+            VerifiedTile::proven_before(level, index, bytes, record.digest).map(StoredTile::Proven)
+        }
         Slot::Stored {
             bytes,
             proven: false,
@@ -381,6 +383,6 @@ async fn stored_tile(store: &Arc<LogStore>, level: u8, index: u64) -> Option<Sto
 
 fn mark_proven(store: &LogStore, tile: &VerifiedTile) {
     if let Ok(Some((group, slot))) = store.groups.find(tile.tile().level(), tile.tile().index()) {
-        group.mark_proven(slot, Hash::of(tile.bytes()));
+        group.mark_proven(slot, tile.digest());
     }
 }

@@ -60,12 +60,13 @@ pub enum NotProven {
 pub struct VerifiedTile {
     tile: Tile,
     bytes: Bytes,
+    digest: Hash, // SHA-256 of the bytes, for its record and its entity tag
 }
 
 impl VerifiedTile {
     /// Proves a full tile by the hash that its proven parent has for it.
     ///
-    /// Costs 255 node hashes.
+    /// Costs 255 node hashes, and the SHA-256 of its bytes.
     ///
     /// # Errors
     /// [`NotProven`], when these are not the tile's bytes.
@@ -82,14 +83,23 @@ impl VerifiedTile {
         if got != parent {
             return Err(NotProven::Root { want: parent, got });
         }
-        Ok(Self { tile, bytes })
+        let digest = Hash::of(&bytes);
+        Ok(Self {
+            tile,
+            bytes,
+            digest,
+        })
     }
 
     /// A full tile that was proven since the group it is stored in was opened, read from there
     /// again with the digest it had then.
-    pub(super) fn proven_before(level: u8, index: u64, bytes: Bytes) -> Option<Self> {
+    pub(super) fn proven_before(level: u8, index: u64, bytes: Bytes, digest: Hash) -> Option<Self> {
         let tile = Tile::new(level, index, FULL_WIDTH)?;
-        (bytes.len() == FULL_TILE_BYTES).then_some(Self { tile, bytes })
+        (bytes.len() == FULL_TILE_BYTES).then_some(Self {
+            tile,
+            bytes,
+            digest,
+        })
     }
 
     /// Its coordinates; always a full tile.
@@ -100,6 +110,11 @@ impl VerifiedTile {
     /// Its 8,192 bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// The SHA-256 of its bytes.
+    pub fn digest(&self) -> Hash {
+        self.digest
     }
 }
 

@@ -102,7 +102,7 @@ impl Sink for FilesSink<'_> {
             cached_at: cached_at.to_string(),
             tree_size: record.tree_size,
             is_partial: false,
-            content_hash: hex::encode(Hash::of(tile.bytes()).0),
+            content_hash: hex::encode(tile.digest().0),
             upstream_url: (self.upstream_url)(record.upstream),
         };
         self.put(head, tile.tile(), tile.bytes(), &meta)
