@@ -118,11 +118,11 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 pub(crate) async fn follow(mut reload: Reload, running: Running, loaded: Loaded) {
     let mut state = State {
         in_effect: tree(&loaded.settings.config),
+        // The first look reads everything again: much may have changed while the cache was opened.
         seen: None,
         told: None,
         current: loaded,
     };
-    state.seen = look(&reload.file, &state.current.settings.config.tls).await;
     loop {
         let asked = tokio::select! {
             hangup = reload.hangup.recv() => hangup.is_some(),

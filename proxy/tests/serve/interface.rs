@@ -398,8 +398,8 @@ fn http2_answers_as_http1_does() {
 fn the_json_of_statistics_and_syncs_keeps_its_form() {
     let (_log, upstream, _cache, proxy) = honest(70_000);
     assert_eq!(proxy.get("/tile/0/003").status, 200);
-    eventually("the tile is stored", || {
-        json(&proxy.get("/_admin/cache/stats").body)["logs"][0]["tiles"] != 0
+    eventually("the tile and its parent are stored", || {
+        json(&proxy.get("/_admin/cache/stats").body)["logs"][0]["tiles"] == 2
     });
     let mut stats: Value = json(&proxy.get("/_admin/cache/stats").body);
     assert_eq!(stats["version"], 1);

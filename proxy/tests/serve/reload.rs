@@ -108,11 +108,10 @@ fn a_wrong_configuration_changes_nothing_and_is_reported_once() {
         );
         assert_eq!(proxy.get("/checkpoint").status, 200);
         assert_eq!(proxy.get("/_admin/ready").status, 200);
-        let line = &proxy.printed("new configuration refused");
-        assert!(
-            line.last().is_some_and(|line| line.contains(says)),
-            "{line:?}"
-        );
+        eventually("it is said", || {
+            let lines = proxy.printed("new configuration refused");
+            lines.last().is_some_and(|line| line.contains(says))
+        });
         rewrite(cache.path(), wrong, "{refresh_interval: 1s}");
         eventually("the right one is back", || {
             configuration(&proxy)["error"].is_null()
@@ -143,6 +142,7 @@ fn what_needs_a_restart_is_named() {
     eventually("it is applied as far as it can be", || {
         reloads(&proxy, "applied") >= 1.0
     });
+    eventually("it is said", || !proxy.printed("need a restart").is_empty());
     let warning = proxy.printed("need a restart");
     assert_eq!(warning.len(), 1, "{warning:?}");
     assert!(
