@@ -254,7 +254,7 @@ impl Log {
     async fn consider(self: &Arc<Self>, asked: &Asked, note: Bytes) -> Result<(), FollowError> {
         let offered = self
             .open(&note)
-            .inspect_err(|_| self.count_failure("checkpoint", asked))?;
+            .inspect_err(|error| self.report_failure("checkpoint", asked, error))?;
         if self.store.get().is_none() {
             // First contact under this key; but the log may have been followed under another.
             self.restore_origin(&offered.origin)
@@ -336,8 +336,9 @@ impl Log {
                 let contents = tiles.iter().map(|tile| fetch_tile(&asked, *tile));
                 let contents = try_join_all(contents).await?;
                 VerifiedEdge::prove(offered, contents).map_err(|source| {
-                    self.count_failure("edge", &asked);
-                    Passed::Wrong(FollowError::Edge { size, source })
+                    let error = FollowError::Edge { size, source };
+                    self.report_failure("edge", &asked, &error);
+                    Passed::Wrong(error)
                 })
             }
             .boxed()
@@ -369,8 +370,9 @@ impl Log {
                 match prefix_root(old, &spine) {
                     Some(proven) => Ok((spine, proven)),
                     None => {
-                        self.count_failure("tile", &asked);
-                        Err(Passed::Wrong(wrong_spine(old, new)))
+                        let error = wrong_spine(old, new);
+                        self.report_failure("tile", &asked, &error);
+                        Err(Passed::Wrong(error))
                     }
                 }
             }
@@ -540,12 +542,18 @@ impl Log {
         error
     }
 
-    fn count_failure(&self, kind: &str, asked: &Asked) {
+    fn report_failure(&self, kind: &str, asked: &Asked, error: &FollowError) {
         let labels = [self.name(), kind, asked.name()];
         self.metrics
             .verify_failures
             .with_label_values(&labels)
             .inc();
+        self.options.audit.record(&Event::VerifyFailure {
+            log: self.name(),
+            kind,
+            upstream: asked.name(),
+            error: &error.to_string(),
+        });
     }
 }
 

@@ -249,6 +249,13 @@ fn the_audit_log_has_what_changed_and_who_did_it_but_no_token() {
     rewrite(cache.path(), "retry_count: 1", "retry_count: 2");
     eventually("a reload is recorded", || recorded("reload").len() == 2);
 
+    upstream.lies_about("checkpoint", crate::world::Answer::Body(b"<html>".to_vec()));
+    eventually("a checkpoint that is none is recorded", || {
+        recorded("verify_failure")
+            .iter()
+            .any(|line| line["kind"] == "checkpoint")
+    });
+    upstream.tells_the_truth();
     let fork = std::sync::Arc::new(crate::world::FixtureLog::forked(60_000, 70_000));
     upstream.becomes(&fork, 70_000);
     eventually("the split view is recorded", || {
