@@ -19,6 +19,8 @@
 
 mod bundles;
 mod disk;
+#[cfg(test)]
+mod durability;
 mod durable;
 mod evict;
 pub mod files;

@@ -42,3 +42,12 @@ pub mod tlog;
 pub mod transfer;
 pub mod trust;
 pub mod upstream;
+
+/// The tests' own log, which the tests of the real binary have as well, under the name they know
+/// this crate by.
+#[cfg(test)]
+extern crate self as tile_proxy;
+#[cfg(test)]
+#[allow(dead_code)] // each kind of test uses a part of it
+#[path = "../tests/serve/world/fixture_log.rs"]
+pub(crate) mod fixture_log;

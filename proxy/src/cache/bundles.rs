@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    disk::{self, write_and_rename},
+    disk::{self, sync_directories, write_and_rename},
     files::{Files, read_at_most},
 };
 use crate::tlog::{
@@ -78,8 +78,7 @@ impl Files {
     /// Stores a bundle; its narrower ones go, since each is its beginning.
     pub(super) fn write_bundle(&self, bundle: Bundle, bytes: &[u8]) -> io::Result<WrittenBundle> {
         let [(zstd, _), (plain, _)] = self.bundle_paths(bundle);
-        // Its bytes are durable before it has its name. A crash before the name is gone leaves it
-        // out; one after it leaves narrower ones, or the other spelling, which are as true.
+        // Its bytes are durable before it has its name.
         let (path, other, mut change) = match compressed(bytes)? {
             Some(small) => {
                 let change = write_and_rename(&zstd, &small)?;
@@ -90,19 +89,21 @@ impl Files {
                 (plain, zstd, change)
             }
         };
-        change -= removed(&other)?.cast_signed();
-        for width in self.stored_partials(bundle)? {
-            if let Some(narrower) = bundle
-                .with_width(width)
-                .filter(|b| b.width() < bundle.width())
-            {
-                change -= self.remove_bundle(narrower)?.cast_signed();
-            }
+        let directory = path.parent().unwrap_or(&self.directory).to_owned();
+        let mut widths = self.stored_partials(bundle)?;
+        widths.retain(|width| *width < bundle.width());
+        if !widths.is_empty() || other.try_exists()? {
+            // Its name before the others go: what was durable must not be lost for what is not yet.
+            sync_directories(&directory, &self.directory)?;
         }
-        Ok(WrittenBundle {
-            directory: path.parent().unwrap_or(&self.directory).to_owned(),
-            change,
-        })
+        change -= removed(&other)?.cast_signed();
+        for narrower in widths
+            .into_iter()
+            .filter_map(|width| bundle.with_width(width))
+        {
+            change -= self.remove_bundle(narrower)?.cast_signed();
+        }
+        Ok(WrittenBundle { directory, change })
     }
 
     /// Removes a bundle, and its directories if they are empty then. Returns the bytes it took.

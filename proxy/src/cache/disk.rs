@@ -5,7 +5,6 @@
 //! program it is the system calls and nothing else.
 
 #[cfg(test)]
-#[allow(dead_code)] // only recorded so far
 pub(super) mod record;
 
 use std::{

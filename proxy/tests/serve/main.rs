@@ -1,6 +1,8 @@
 //! The real binary between scripted logs and plain HTTP clients.
 
 mod clients;
+mod crash;
+mod damage;
 mod failover;
 mod fsck;
 mod honest;

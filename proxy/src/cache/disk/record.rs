@@ -45,6 +45,13 @@ pub(in crate::cache) enum Op {
     },
 }
 
+impl Op {
+    /// Whether something is durable after this that was not before.
+    pub(in crate::cache) fn is_sync(&self) -> bool {
+        matches!(self, Self::SyncData { .. } | Self::SyncDirectory(_))
+    }
+}
+
 type Ops = Arc<Mutex<Vec<Op>>>;
 
 /// What is being recorded, by directory: tests run beside each other in one process.

@@ -217,6 +217,16 @@ impl Proxy {
         self.child.wait().expect("waited").code()
     }
 
+    /// Whether it has ended by itself. Its state stays as it is for whoever waits for it.
+    pub(crate) fn has_ended(&self) -> bool {
+        let id = rustix::process::Pid::from_child(&self.child);
+        let options = rustix::process::WaitIdOptions::EXITED
+            | rustix::process::WaitIdOptions::NOHANG
+            | rustix::process::WaitIdOptions::NOWAIT;
+        let state = rustix::process::waitid(rustix::process::WaitId::Pid(id), options);
+        state.expect("our child").is_some()
+    }
+
     /// Ends it as a crash would.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("alive");
