@@ -233,7 +233,8 @@ fn check_tiles(stored: &Stored, repair: bool, (level, group): (u8, u64), part: &
 /// Checks the bundles at 1,024 neighbouring indices, of whatever width.
 fn check_bundles(stored: &Stored, repair: bool, group: u64, part: &mut Part) {
     let files = &stored.store().files;
-    for index in group * GROUP_SLOTS..(group + 1) * GROUP_SLOTS {
+    let first = group.saturating_mul(GROUP_SLOTS);
+    for index in first..first.saturating_add(GROUP_SLOTS) {
         let widths = match files.bundle_widths(index) {
             Ok(widths) => widths,
             Err(error) => {

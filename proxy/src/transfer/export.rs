@@ -247,7 +247,8 @@ fn write_bundles(
     report: &mut Report,
 ) -> io::Result<()> {
     let stored = &head.source.stored;
-    for index in group * GROUP_SLOTS..(group + 1) * GROUP_SLOTS {
+    let first = group.saturating_mul(GROUP_SLOTS);
+    for index in first..first.saturating_add(GROUP_SLOTS) {
         // The widest that proves: any narrower one is its beginning.
         for width in stored.store().files.bundle_widths(index)?.into_iter().rev() {
             let Some(bundle) = Bundle::new(index, width) else {
