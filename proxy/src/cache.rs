@@ -46,7 +46,7 @@ use std::{
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic},
     time::Duration,
 };
 
@@ -271,9 +271,21 @@ impl Cache {
     /// Waits a moment for room in the queue; a disk that does not keep up costs a tile its place,
     /// and no client its answer.
     pub async fn store_tile(&self, store: &Arc<LogStore>, tile: VerifiedTile, tree_size: u64) {
+        let upstream = store.upstream.load(atomic::Ordering::Relaxed);
+        self.store_tile_from(upstream, store, tile, tree_size).await;
+    }
+
+    /// As [`Cache::store_tile`], with the number of the upstream that it came from.
+    pub async fn store_tile_from(
+        &self,
+        upstream: u32,
+        store: &Arc<LogStore>,
+        tile: VerifiedTile,
+        tree_size: u64,
+    ) {
         if let Some(room) = self.room(tile.bytes().len()).await {
             // Fails only while the process ends; the tile is fetched again some day.
-            let command = Command::Tile(Arc::clone(store), tile, tree_size, room);
+            let command = Command::Tile(Arc::clone(store), tile, tree_size, upstream, room);
             let _ = self.writer.send(command).await;
         }
     }

@@ -29,7 +29,7 @@ use tracing::warn;
 pub use self::error::{FollowError, ReadError};
 use self::{
     fetch::{FlightError, Flights},
-    verify::{NotProven, VerifiedEdge},
+    verify::{NotProven, VerifiedEdge, VerifiedTile},
 };
 use crate::{
     audit::{Audit, Event},
@@ -97,6 +97,8 @@ pub struct Log {
     options: LogOptions,
     /// None in offline mode.
     upstreams: Upstreams,
+    /// What records call them, in the same order; set with `store`.
+    upstream_numbers: OnceLock<Vec<u32>>,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
     counts: LogMetrics,
@@ -141,6 +143,7 @@ impl Log {
             counts: metrics.of_log(&options.name),
             options,
             upstreams,
+            upstream_numbers: OnceLock::new(),
             cache,
             metrics,
             store: OnceLock::new(),
@@ -346,6 +349,22 @@ impl Log {
             }
             Err(FlightError::Failed(error)) => Err(error),
             Err(FlightError::TimedOut) => Err(ReadError::TimedOut(self.options.max_wait)),
+        }
+    }
+
+    /// Stores a tile that the upstream at this place sent.
+    async fn store_tile(&self, place: usize, tile: VerifiedTile, tree_size: u64) {
+        let Some(store) = self.store.get() else {
+            return; // cannot be: nothing is proven before
+        };
+        let number = self.upstream_numbers.get().and_then(|all| all.get(place));
+        match number {
+            Some(number) => {
+                self.cache
+                    .store_tile_from(*number, store, tile, tree_size)
+                    .await;
+            }
+            None => self.cache.store_tile(store, tile, tree_size).await,
         }
     }
 

@@ -53,7 +53,7 @@ pub(super) enum Command {
         Vec<Target>,
         oneshot::Sender<(Removed, io::Result<()>)>,
     ),
-    Tile(Arc<LogStore>, VerifiedTile, u64, OwnedSemaphorePermit),
+    Tile(Arc<LogStore>, VerifiedTile, u64, u32, OwnedSemaphorePermit),
 }
 
 /// Bytes that a stored tile is taken to need until its group has been measured.
@@ -152,11 +152,11 @@ impl Writer {
                     .then(|| self.write_bundle(&store, &bundle));
                 self.conclude(stored, bundle.bundle(), wanted);
             }
-            Command::Tile(store, tile, tree_size, _room) => {
+            Command::Tile(store, tile, tree_size, upstream, _room) => {
                 let stored = self
                     .usage
                     .has_room(TILE_COST)
-                    .then(|| self.write_tile(&store, &tile, tree_size));
+                    .then(|| self.write_tile(&store, &tile, tree_size, upstream));
                 self.conclude(stored, tile.tile(), TILE_COST);
             }
             Command::Checkpoint(store, size, stored, reply) => {
@@ -191,11 +191,12 @@ impl Writer {
         store: &Arc<LogStore>,
         tile: &VerifiedTile,
         tree_size: u64,
+        upstream: u32,
     ) -> io::Result<()> {
         let (level, index) = (tile.tile().level(), tile.tile().index());
         let (group, slot) = store.groups.find_or_create(level, index)?;
         let record = Record {
-            upstream: store.upstream.load(Ordering::Relaxed),
+            upstream,
             cached_at: now_ms(),
             tree_size,
             digest: tile.digest(),

@@ -16,11 +16,12 @@ use super::{
 };
 
 impl Cache {
-    /// Numbers the upstream of a log, so that records can name it in four bytes.
+    /// Numbers an upstream of a log, so that records can name it in four bytes. The last one numbered
+    /// is the one of whatever is stored without saying whose it is.
     ///
     /// # Errors
     /// When `upstreams.json` cannot be read or written.
-    pub fn name_upstream(&self, store: &LogStore, name: &str, url: &str) -> io::Result<()> {
+    pub fn name_upstream(&self, store: &LogStore, name: &str, url: &str) -> io::Result<u32> {
         let path = self.base.join("upstreams.json");
         let mut known = known_upstreams(&path)?;
         let named = NamedUpstream {
@@ -43,7 +44,7 @@ impl Cache {
             }
         };
         store.upstream.store(number, Ordering::Relaxed);
-        Ok(())
+        Ok(number)
     }
 
     /// URL of the upstream with this number.

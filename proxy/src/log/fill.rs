@@ -111,11 +111,9 @@ impl Log {
             .boxed()
         };
         let fetched = self.fetch(resource, "tile", FULL_TILE_BYTES, &prove);
-        let (tile, _) = tokio::try_join!(fetched, parent.clone())?;
+        let ((place, tile), _) = tokio::try_join!(fetched, parent.clone())?;
         let body = self.cache.remember_tile(store, &tile);
-        self.cache
-            .store_tile(store, tile, tree.checkpoint.size)
-            .await;
+        self.store_tile(place, tile, tree.checkpoint.size).await;
         Ok(Fetched {
             body,
             from_upstream: true,
@@ -239,7 +237,7 @@ impl Log {
             .boxed()
         };
         let fetched = self.fetch(resource, "bundle", MAX_BUNDLE_BYTES, &prove);
-        let (bundle, _) = tokio::try_join!(fetched, leaves.clone())?;
+        let ((_, bundle), _) = tokio::try_join!(fetched, leaves.clone())?;
         let body = self.cache.remember_bundle(store, &bundle);
         self.cache.store_bundle(store, bundle).await;
         Ok(Fetched {
@@ -248,15 +246,15 @@ impl Log {
         })
     }
 
-    /// Fetches a resource from the first upstream whose bytes `prove` accepts. `kind` is what wrong
-    /// ones are counted as.
+    /// Fetches a resource from the first upstream whose bytes `prove` accepts, and says at which
+    /// place that one is. `kind` is what wrong ones are counted as.
     async fn fetch<'a, T: Send + 'a>(
         &'a self,
         resource: Resource,
         kind: &'static str,
         limit: usize,
         prove: &'a Prove<'a, T>,
-    ) -> Result<T, ReadError> {
+    ) -> Result<(usize, T), ReadError> {
         let finish = self.upstreams.tile(|asked: Asked| {
             async move {
                 let bytes = fetch_from(&asked, resource, limit).await;
@@ -273,7 +271,7 @@ impl Log {
             .boxed()
         });
         let finish = finish.await;
-        if let Some((_, proven)) = finish.won {
+        if let Some(proven) = finish.won {
             return Ok(proven);
         }
         let mut absent = Vec::new();

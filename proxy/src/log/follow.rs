@@ -299,12 +299,12 @@ impl Log {
             });
         }
         let edge = self.fetch_edge(&offered, asked).await?;
-        let (spine, proven) = self.fetch_spine(&edge, asked, old, new).await?;
+        let (place, (spine, proven)) = self.fetch_spine(&edge, asked, old, new).await?;
         if conclude(&floor.checkpoint, &offered, proven) == Conclusion::SplitView {
             return Err(self.split_view(&floor, &offered, &note));
         }
         self.publish(offered, note, edge).await?;
-        self.keep_spine(spine, new).await;
+        self.keep_spine(place, spine, new).await;
         Ok(())
     }
 
@@ -344,6 +344,7 @@ impl Log {
             .boxed()
         })
         .await
+        .map(|(_, edge)| edge)
     }
 
     /// The spine of `old` in an offered tree, and the root that the tree had at that size: from its
@@ -354,7 +355,7 @@ impl Log {
         offerer: &Asked,
         old: u64,
         new: u64,
-    ) -> Result<(Vec<(Tile, Bytes)>, Hash), FollowError> {
+    ) -> Result<(usize, (Vec<(Tile, Bytes)>, Hash)), FollowError> {
         let tiles = spine(old, new);
         let tiles = &tiles;
         self.fetch_tree(offerer, new, |asked: Asked| {
@@ -381,15 +382,16 @@ impl Log {
         .await
     }
 
-    /// Fetches tiles of an offered tree, from the upstream that offered it, or else from another.
+    /// Fetches tiles of an offered tree, from the upstream that offered it, or else from another; says
+    /// at which place that one is.
     async fn fetch_tree<'a, T: Send + 'a>(
         &'a self,
         offerer: &Asked,
         size: u64,
         ask: impl Fn(Asked) -> Answer<'a, T, FollowError>,
-    ) -> Result<T, FollowError> {
+    ) -> Result<(usize, T), FollowError> {
         let finish = self.upstreams.tree(offerer.place(), ask).await;
-        if let Some((_, proven)) = finish.won {
+        if let Some(proven) = finish.won {
             return Ok(proven);
         }
         let errors = finish.passed.into_iter().map(|(_, passed)| match passed {
@@ -485,7 +487,7 @@ impl Log {
     }
 
     /// Keeps the full tiles that a consistency proof had to fetch: somebody will want them.
-    async fn keep_spine(&self, spine: Vec<(Tile, Bytes)>, tree_size: u64) {
+    async fn keep_spine(&self, place: usize, spine: Vec<(Tile, Bytes)>, tree_size: u64) {
         let Some(store) = self.store.get() else {
             return;
         };
@@ -501,7 +503,7 @@ impl Log {
             };
             if let Ok(tile) = VerifiedTile::prove(tile.level(), tile.index(), bytes.clone(), hash) {
                 self.cache.remember_tile(store, &tile);
-                self.cache.store_tile(store, tile, tree_size).await;
+                self.store_tile(place, tile, tree_size).await;
             }
         }
     }

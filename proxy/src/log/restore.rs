@@ -161,12 +161,17 @@ impl Log {
 
     /// Sets the log's part of the cache.
     pub(super) fn adopt_store(&self, store: Arc<LogStore>) {
-        if let Some(upstream) = self.upstreams.iter().next()
-            && let Err(error) =
-                self.cache
-                    .name_upstream(&store, upstream.name(), upstream.url().as_str())
-        {
-            warn!(log = self.name(), %error, "records will not name their upstream");
+        let numbers = self.upstreams.iter().map(|upstream| {
+            let (name, url) = (upstream.name(), upstream.url().as_str());
+            self.cache.name_upstream(&store, name, url)
+        });
+        match numbers.collect() {
+            Ok(numbers) => {
+                let _ = self.upstream_numbers.set(numbers); // as with the store, below
+            }
+            Err(error) => {
+                warn!(log = self.name(), %error, "records will not name their upstream");
+            }
         }
         store
             .usage

@@ -240,6 +240,76 @@ fn a_forked_upstream_is_evidence_and_the_other_is_followed() {
 }
 
 #[test]
+fn a_checkpoint_that_is_not_the_logs_is_passed_over() {
+    let log = Arc::new(FixtureLog::with_entries(300));
+    let other_origin =
+        log.sign("oslo.example/2026h1\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n");
+    let good = log.checkpoint(300);
+    let end = good.len();
+    let flipped = |at: usize| {
+        let mut note = good.clone();
+        note[at] ^= 1;
+        Answer::Body(note)
+    };
+    let stranger = FixtureLog::with_entries(300).signed_by(9).checkpoint(300);
+    for (lie, says, counted) in [
+        (flipped(25), "", 1.0),       // the text
+        (flipped(end - 20), "", 1.0), // the signature
+        (Answer::Body(stranger), "", 1.0),
+        (Answer::Body(good[..end - 9].to_vec()), "", 1.0),
+        (Answer::Body(b"<html>".to_vec()), "not a signed note", 1.0),
+        (Answer::Body(other_origin), "is of `oslo", 1.0),
+        (
+            Answer::Body(vec![b'x'; 70_000]),
+            "more than 65536 bytes",
+            0.0,
+        ),
+        (Answer::Bomb(64 << 20), "more than 65536 bytes", 0.0),
+        (Answer::Endless, "more than 65536 bytes", 0.0),
+        (Answer::Status(500), "answered 500", 0.0),
+        (Answer::Status(404), "does not have it", 0.0),
+        (Answer::Redirect("/checkpoint".to_owned()), "too often", 0.0),
+    ] {
+        let [first, second] = [Upstream::serving(&log), Upstream::serving(&log)];
+        first.lies_about("checkpoint", lie.clone());
+        let cache = cache_directory();
+        let more = "  origin: rome.example/2026h1\n  coalescing: {max_wait_ms: 25000}\n";
+        let proxy = start(&first, &second, &log.vkey(), cache.path(), more);
+        eventually("the other one's is served", || {
+            proxy.get("/checkpoint").status == 200
+        });
+        assert_eq!(proxy.get("/checkpoint").body, good);
+        let line = "upstream's checkpoint passed over\"";
+        eventually("it is told", || !proxy.printed(line).is_empty());
+        assert!(
+            proxy.printed(line)[0].contains(says),
+            "{:?}",
+            proxy.printed(line)
+        );
+        let labels = "{kind=\"checkpoint\",log=\"default\",upstream=\"first\"}";
+        let failures = proxy.metric(&format!("tile_proxy_verify_failures_total{labels}"));
+        assert_eq!(failures >= 1.0, counted >= 1.0, "{says} {failures}");
+        let kept = find(cache.path(), "300.checkpoint");
+        assert_eq!(kept.len(), 1);
+        assert_eq!(std::fs::read(&kept[0]).ok().as_ref(), Some(&good));
+    }
+}
+
+#[test]
+fn a_record_names_the_upstream_that_had_the_tile() {
+    let two = Two::new();
+    two.first.lies_about("tile/0/002", Answer::Status(404));
+    for (path, upstream) in [("tile/0/001", &two.first), ("tile/0/002", &two.second)] {
+        assert_eq!(two.proxy.send("POST", "/_admin/refresh", "").status, 200);
+        assert_eq!(two.proxy.get(&format!("/{path}")).status, 200);
+        let record = format!("/_admin/cache/{}", path.replacen("tile/", "tiles/", 1));
+        eventually("it is stored", || two.proxy.get(&record).status == 200);
+        let record = two.proxy.get(&record).text();
+        assert!(record.contains(&upstream.url()), "{path}: {record}");
+    }
+}
+
+#[test]
 fn the_edge_of_an_offered_tree_may_come_from_another() {
     for lie in [Answer::Status(404), Answer::Body(vec![0; 17 * 32])] {
         let log = Arc::new(FixtureLog::with_entries(70_000));

@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use crate::{
     find, honest, size_of,
-    world::{Answer, FixtureLog, Proxy, Upstream, cache_directory, eventually, request},
+    world::{Answer, FixtureLog, Proxy, Upstream, cache_directory, eventually, request, run},
 };
 
 #[test]
@@ -15,7 +15,7 @@ fn a_lie_is_neither_served_nor_kept() {
         bytes[at] ^= 1;
         Answer::Body(bytes)
     }
-    let rows: [(&str, Lie, u16); 19] = [
+    let rows: [(&str, Lie, u16); 26] = [
         ("tile/0", |truth, _| flipped(truth, 0), 502),
         ("tile/0", |truth, _| flipped(truth, 8_191), 502),
         ("tile/0", |_, next| Answer::Body(next.to_vec()), 502),
@@ -44,6 +44,21 @@ fn a_lie_is_neither_served_nor_kept() {
         // It is in the tree, whatever the upstream says: never 404.
         ("tile/0", |_, _| Answer::Status(404), 503),
         ("tile/0", |_, _| Answer::Status(302), 503),
+        (
+            "tile/0",
+            |_, _| Answer::Redirect("/tile/0/loop".to_owned()),
+            503,
+        ),
+        (
+            "tile/0",
+            |_, _| Answer::Redirect("http://oslo.invalid/".to_owned()),
+            503,
+        ),
+        ("tile/0", |_, _| Answer::Bomb(64 << 20), 503),
+        ("tile/0", |_, _| Answer::Endless, 503),
+        ("tile/entries", |_, _| Answer::Bomb(64 << 20), 503),
+        ("tile/entries", |_, _| Answer::Endless, 503),
+        ("tile/entries", |_, _| Answer::Reset(vec![0; 900]), 503),
         ("tile/entries", |truth, _| flipped(truth, 5), 502),
         ("tile/entries", |truth, _| flipped(truth, 0), 502), // the length of the first entry
         ("tile/entries", |_, next| Answer::Body(next.to_vec()), 502),
@@ -54,7 +69,7 @@ fn a_lie_is_neither_served_nor_kept() {
         ),
         ("tile/entries", |_, _| Answer::Body(b"<html>".to_vec()), 502),
     ];
-    let (log, upstream, _cache, proxy) = honest(70_000);
+    let (log, upstream, cache, proxy) = honest(70_000);
     for (i, (kind, lie, status)) in rows.into_iter().enumerate() {
         let truth = |i: usize| {
             log.get(&format!("{kind}/{i:03}"), 70_000, false)
@@ -63,6 +78,8 @@ fn a_lie_is_neither_served_nor_kept() {
         let path = format!("{kind}/{i:03}");
         let answer = lie(&truth(i), &truth(i + 1));
         upstream.lies_about(&path, answer);
+        let to_itself = Answer::Redirect("/tile/0/loop".to_owned());
+        upstream.lies_about("tile/0/loop", to_itself);
         let response = proxy.get(&format!("/{path}"));
         assert_eq!(
             response.status,
@@ -80,8 +97,14 @@ fn a_lie_is_neither_served_nor_kept() {
             status == 503,
             "row {i}"
         );
+        // Nothing was kept: neither a slot nor a file has it.
+        let stored = match kind {
+            "tile/0" => proxy.get(&format!("/_admin/cache/tiles/0/{i:03}")).status == 200,
+            _ => !find(cache.path(), &format!("{i:03}")).is_empty(),
+        };
+        assert!(!stored, "row {i}");
         upstream.tells_the_truth();
-        // The error is remembered for half a second, then the truth is fetched: nothing was kept.
+        // The error is remembered for half a second, then the truth is fetched.
         eventually("the truth is served", || {
             proxy.get(&format!("/{path}")).status == 200
         });
@@ -93,6 +116,100 @@ fn a_lie_is_neither_served_nor_kept() {
     };
     assert_eq!((failures("tile"), failures("bundle")), (7.0, 5.0));
     assert_eq!(proxy.printed("upstream response rejected").len(), 12);
+    // And all that is on the disk is proven.
+    assert_eq!(proxy.stop(), Some(0));
+    let checked = run("fsck", cache.path(), &[]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+}
+
+#[test]
+fn a_name_that_nobody_knows_is_an_absent_log_and_not_an_absent_tile() {
+    let (log, _upstream, cache, proxy) = honest(70_000);
+    assert_eq!(proxy.get("/tile/0/001").status, 200);
+    assert_eq!(proxy.stop(), Some(0));
+    let proxy = Proxy::ready("http://rome.invalid/", &log.vkey(), cache.path());
+    assert_eq!(size_of(&proxy.get("/checkpoint").body), 70_000);
+    assert_eq!(proxy.get("/tile/0/001").status, 200);
+    let absent = proxy.get("/tile/0/002");
+    assert_eq!(absent.status, 503, "{}", absent.text());
+    assert!(absent.header("retry-after").is_some());
+    assert_eq!(
+        proxy.get("/tile/0/999").status,
+        503,
+        "nobody says it is not there"
+    );
+}
+
+#[test]
+fn a_slow_drip_ends_with_its_timeout_and_costs_others_nothing() {
+    let log = Arc::new(FixtureLog::with_entries(70_000));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let more = format!(
+        "  upstreams: [{{name: rome, url: \"{}\", timeout: 3s}}]\n  \
+         failover: {{retry_count: 0}}\n  limits: {{upstream_requests: 2}}\n",
+        upstream.url()
+    );
+    let proxy = Proxy::start_with(&log.vkey(), cache.path(), &more);
+    eventually("the log is followed", || {
+        proxy.get("/checkpoint").status == 200
+    });
+    upstream.lies_about("tile/0/001", Answer::Drip(vec![0; 8_192]));
+    let address = proxy.address();
+    let dripped = thread::spawn(move || request(address, "GET", "/tile/0/001", "").status);
+    eventually("the drip has begun", || {
+        upstream.requests("tile/0/001") == 1
+    });
+    assert_eq!(proxy.get("/tile/0/002").status, 200);
+    let status = dripped.join().expect("answered");
+    assert!(status == 503 || status == 504, "{status}");
+    assert_eq!(proxy.get("/_admin/cache/tiles/0/001").status, 404);
+}
+
+#[test]
+fn one_request_at_a_time_is_enough_for_a_tile_and_all_that_proves_it() {
+    let log = Arc::new(FixtureLog::with_entries(70_000));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let more = "  limits: {upstream_requests: 1}\n  coalescing: {max_wait_ms: 25000}\n";
+    let proxy = Proxy::start(&upstream.url(), &log.vkey(), cache.path(), more);
+    eventually("the log is followed", || {
+        proxy.get("/checkpoint").status == 200
+    });
+    let address = proxy.address();
+    // Each waits for the level-1 tile, which waits for a slot like any other.
+    let clients: Vec<_> = (0..20)
+        .map(|i| {
+            thread::spawn(move || request(address, "GET", &format!("/tile/entries/{i:03}"), ""))
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(client.join().expect("answered").status, 200);
+    }
+    assert_eq!(upstream.most_at_once(), 1);
+}
+
+#[test]
+fn without_coalescing_each_client_has_its_own_fetch_proven_as_ever() {
+    let log = Arc::new(FixtureLog::with_entries(70_000));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let more = "  coalescing: {enabled: false, max_wait_ms: 25000}\n";
+    let proxy = Proxy::start(&upstream.url(), &log.vkey(), cache.path(), more);
+    eventually("the log is followed", || {
+        proxy.get("/checkpoint").status == 200
+    });
+    assert_eq!(proxy.get("/tile/1/000").status, 200);
+    upstream.lies_about("tile/0/042", Answer::Body(vec![0; 8_192]));
+    upstream.takes(Duration::from_millis(500));
+    let address = proxy.address();
+    let clients: Vec<_> = (0..5)
+        .map(|_| thread::spawn(move || request(address, "GET", "/tile/0/042", "").status))
+        .collect();
+    for client in clients {
+        assert_eq!(client.join().expect("answered"), 502);
+    }
+    assert_eq!(upstream.requests("tile/0/042"), 5);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod failover;
 mod fsck;
 mod honest;
 mod hostile;
+mod https;
 mod inspect;
 mod interface;
 mod process;

@@ -86,6 +86,25 @@ fn rekor_v2_is_found_below_its_prefix_and_told_where_else_it_may_be() {
 }
 
 #[test]
+fn a_key_need_not_be_called_like_its_log() {
+    for (origin, signer) in [
+        ("rekor.test - 123", "rekor.test"), // as Rekor v1 writes it
+        ("rome.example/2026h1", "key-of-rome"),
+    ] {
+        let log = Arc::new(FixtureLog::with_entries(300).called(origin, signer));
+        let upstream = Upstream::serving(&log);
+        let cache = cache_directory();
+        let more = format!("  origin: \"{origin}\"\n");
+        for more in ["", &more] {
+            let proxy = start(&upstream.url(), &log.vkey(), cache.path(), more);
+            eventually("it is followed", || proxy.get("/checkpoint").status == 200);
+            assert_eq!(proxy.get("/checkpoint").body, log.checkpoint(300));
+            assert_eq!(proxy.stop(), Some(0)); // and taken up again
+        }
+    }
+}
+
+#[test]
 fn a_directory_is_an_upstream() {
     let log = Arc::new(FixtureLog::with_entries(70_000));
     let world = cache_directory();

@@ -23,6 +23,9 @@ pub(crate) struct FixtureLog {
     seed: String,
     common: u64,
     secret: SigningKey,
+    origin: String,
+    /// Name of the key, which need not be the origin.
+    signer: String,
     /// Hashes by level; level 0 are the leaf hashes.
     levels: Vec<Vec<Hash>>,
 }
@@ -36,6 +39,8 @@ impl FixtureLog {
             seed: "entry".to_owned(),
             common: 0,
             secret: SigningKey::from_bytes(&[7; 32]),
+            origin: ORIGIN.to_owned(),
+            signer: ORIGIN.to_owned(),
             levels: vec![leaves],
         };
         log.hash_upwards();
@@ -60,6 +65,13 @@ impl FixtureLog {
         self
     }
 
+    /// The same log under another origin, signed by a key of another name.
+    pub(crate) fn called(mut self, origin: &str, signer: &str) -> Self {
+        origin.clone_into(&mut self.origin);
+        signer.clone_into(&mut self.signer);
+        self
+    }
+
     fn hash_upwards(&mut self) {
         self.levels.truncate(1);
         while let Some(last) = self.levels.last().filter(|last| last.len() >= 256) {
@@ -81,7 +93,7 @@ impl FixtureLog {
     }
 
     pub(crate) fn vkey(&self) -> String {
-        VerifierKey::ed25519(ORIGIN, self.secret.verifying_key()).to_string()
+        VerifierKey::ed25519(&self.signer, self.secret.verifying_key()).to_string()
     }
 
     /// The same key in the other spelling, which holds no name.
@@ -120,15 +132,21 @@ impl FixtureLog {
             .map(|tile| (tile, self.tile_bytes(tile)))
             .collect();
         let root = fold(tiles.iter().map(|(tile, bytes)| (*tile, &bytes[..]))).expect("a root");
-        self.sign(&format!("{ORIGIN}\n{size}\n{root}\n"))
+        self.sign(&format!("{}\n{size}\n{root}\n", self.origin))
     }
 
     pub(crate) fn sign(&self, text: &str) -> Vec<u8> {
-        let key = VerifierKey::ed25519(ORIGIN, self.secret.verifying_key());
-        let mut line = key.id_under(ORIGIN).to_be_bytes().to_vec();
+        let key = VerifierKey::ed25519(&self.signer, self.secret.verifying_key());
+        let mut line = key.id_under(&self.signer).to_be_bytes().to_vec();
         line.extend(self.secret.sign(text.as_bytes()).to_bytes());
         let mut note = text.to_owned();
-        writeln!(note, "\n\u{2014} {ORIGIN} {}", BASE64_STANDARD.encode(line)).expect("memory");
+        writeln!(
+            note,
+            "\n\u{2014} {} {}",
+            self.signer,
+            BASE64_STANDARD.encode(line)
+        )
+        .expect("memory");
         note.into_bytes()
     }
 
