@@ -146,6 +146,8 @@ fn dependencies(step: &Step<'_>) -> Result<String> {
             .stdout()
             .context("cannot install cargo-deny")?;
     }
+    // What other systems than this one would build is judged as well, and no build has fetched it.
+    cargo(step, &["fetch", "--locked"])?;
     Run::new(program)
         .current_dir(paths::checkout())
         .args(["--offline", "check", "licenses", "bans", "sources"])
