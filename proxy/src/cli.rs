@@ -7,6 +7,7 @@ mod import;
 mod inspect;
 mod logs;
 mod prune;
+mod replicas;
 mod serve;
 mod sync;
 

@@ -10,13 +10,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    EXIT_CONFIG, EXIT_FAILURE,
-    check::settings,
-    fail,
-    logs::{KnownLog, known_logs, not_opened, progress_bar},
+    EXIT_FAILURE, fail,
+    logs::{KnownLog, Opened, configured, progress_bar, run},
 };
 use crate::{
-    cache::View,
     log::stored::{Stored, is_known},
     transfer::{
         Format,
@@ -70,35 +67,25 @@ struct Output<'a> {
 
 impl Export {
     pub(super) async fn run(self) -> ExitCode {
-        let settings = match settings(&self.config) {
-            Ok(settings) => settings,
-            Err(code) => return code,
-        };
-        let known = match known_logs(&settings, self.log.as_deref()) {
-            Ok(known) => known,
-            Err(error) => return fail(EXIT_CONFIG, &error),
-        };
-        let base = &settings.config.cache.base_path;
-        let view = match View::of(base) {
-            Ok(view) => view,
-            Err(error) => return not_opened(error, base, EXIT_FAILURE),
-        };
-        let (json, piped) = (self.json, self.out == Path::new(STDOUT));
-        // Reads, hashes and writes for as long as it takes: not on the threads that wait for others.
-        let exported = tokio::task::spawn_blocking(move || self.export(&view, known)).await;
-        match exported.context("the export ended badly").and_then(|e| e) {
-            Ok(reports) => print(&reports, json, piped),
-            Err(error) => fail(EXIT_FAILURE, &error),
-        }
+        self.try_run().await.unwrap_or_else(|code| code)
     }
 
-    fn export(&self, view: &View, known: Vec<KnownLog>) -> anyhow::Result<Vec<Report>> {
+    async fn try_run(self) -> Result<ExitCode, ExitCode> {
+        let (settings, known) = configured(&self.config, self.log.as_deref())?;
+        let opened = Opened::beside(&settings, EXIT_FAILURE)?;
+        let (json, piped) = (self.json, self.out == Path::new(STDOUT));
+        let export = move || self.export(&opened, known);
+        let reports = run("export", EXIT_FAILURE, export).await?;
+        Ok(print(&reports, json, piped))
+    }
+
+    fn export(&self, opened: &Opened, known: Vec<KnownLog>) -> anyhow::Result<Vec<Report>> {
         let sources = known
             .into_iter()
-            .map(|log| source(view, log))
+            .map(|log| source(opened, log))
             .collect::<anyhow::Result<Vec<Source>>>()?;
         let bar = progress_bar("export", "groups");
-        let upstream_url = |number| view.upstream_url(number).ok().flatten();
+        let upstream_url = |number| opened.upstream_url(number).ok().flatten();
         let exported = export(
             &sources,
             self.format,
@@ -120,18 +107,18 @@ impl Export {
     }
 }
 
-fn source(view: &View, log: KnownLog) -> anyhow::Result<Source> {
-    let known = |origin: &String| is_known(&view.log(origin), &log.keys).unwrap_or_default();
+fn source(opened: &Opened, log: KnownLog) -> anyhow::Result<Source> {
+    let known = |origin: &String| is_known(&opened.log(origin), &log.keys).unwrap_or_default();
     let origin = match log.origin {
         Some(origin) => Some(origin),
-        None => view.origins()?.into_iter().find(known),
+        None => opened.origins()?.into_iter().find(known),
     };
     let origin = origin.with_context(|| {
         let name = &log.name;
         format!("nothing is stored for the log `{name}`, or nothing that one of its keys signed")
     })?;
     Ok(Source {
-        stored: Stored::open(view.log(&origin), &log.keys)
+        stored: Stored::open(opened.log(&origin), &log.keys)
             .with_context(|| format!("cannot read what is trusted for `{origin}`"))?,
         name: log.name,
         upstream_url: log.upstream_url,

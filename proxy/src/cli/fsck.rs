@@ -4,19 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Args;
-use prometheus::IntCounter;
 use serde::Serialize;
 
 use super::{
-    EXIT_CONFIG, EXIT_FAILURE, EXIT_IO,
-    check::settings,
-    fail,
-    logs::{KnownLog, Opened, known_logs, not_opened, print_json, progress_bar},
+    EXIT_FAILURE, EXIT_IO, fail,
+    logs::{KnownLog, Opened, configured, print_json, progress_bar, run},
 };
-use crate::{
-    config::Settings,
-    fsck::{Options, Report, check},
-};
+use crate::fsck::{Options, Report, check};
 
 /// Prove everything in the cache again.
 ///
@@ -60,36 +54,20 @@ struct Output<'a> {
 
 impl Fsck {
     pub(super) async fn run(self) -> ExitCode {
-        let settings = match settings(&self.config) {
-            Ok(settings) => settings,
-            Err(code) => return code,
-        };
-        let known = match known_logs(&settings, self.log.as_deref()) {
-            Ok(known) => known,
-            Err(error) => return fail(EXIT_CONFIG, &error),
-        };
-        let opened = match self.open(&settings).await {
-            Ok(opened) => opened,
-            Err(code) => return code,
-        };
-        let json = self.json;
-        // Reads and hashes for as long as it takes: not on the threads that wait for others.
-        let checked = tokio::task::spawn_blocking(move || self.check(&opened, &known)).await;
-        match checked.context("the check ended badly").and_then(|c| c) {
-            Ok(reports) => print(&reports, json),
-            Err(error) => fail(EXIT_IO, &error),
-        }
+        self.try_run().await.unwrap_or_else(|code| code)
     }
 
-    async fn open(&self, settings: &Settings) -> Result<Opened, ExitCode> {
-        let base = &settings.config.cache.base_path;
+    async fn try_run(self) -> Result<ExitCode, ExitCode> {
+        let (settings, known) = configured(&self.config, self.log.as_deref())?;
         let opened = if self.repair {
-            let unused = IntCounter::new("refused", "unused").map_err(|e| fail(EXIT_IO, &e.into()));
-            Opened::locked(settings, unused?).await
+            Opened::locked(&settings, EXIT_IO).await?
         } else {
-            Opened::beside(settings)
+            Opened::beside(&settings, EXIT_IO)?
         };
-        opened.map_err(|error| not_opened(error, base, EXIT_IO))
+        let json = self.json;
+        let check = move || self.check(&opened, &known);
+        let reports = run("check", EXIT_IO, check).await?;
+        Ok(print(&reports, json))
     }
 
     fn check(&self, opened: &Opened, known: &[KnownLog]) -> anyhow::Result<Vec<Report>> {

@@ -4,14 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Args;
-use prometheus::IntCounter;
 use serde::Serialize;
 
 use super::{
-    EXIT_CONFIG, EXIT_FAILURE,
-    check::settings,
-    fail,
-    logs::{KnownLog, Opened, known_logs, not_opened, print_json, progress_bar},
+    EXIT_FAILURE, fail,
+    logs::{KnownLog, Opened, configured, print_json, progress_bar, run},
 };
 use crate::{
     cache::Cache,
@@ -67,30 +64,16 @@ struct Output<'a> {
 
 impl Import {
     pub(super) async fn run(self) -> ExitCode {
-        let settings = match settings(&self.config) {
-            Ok(settings) => settings,
-            Err(code) => return code,
-        };
-        let known = match known_logs(&settings, self.log.as_deref()) {
-            Ok(known) => known,
-            Err(error) => return fail(EXIT_CONFIG, &error),
-        };
-        let refused = match IntCounter::new("refused", "resources that were not stored") {
-            Ok(refused) => refused,
-            Err(error) => return fail(EXIT_FAILURE, &error.into()),
-        };
-        let base = &settings.config.cache.base_path;
-        let cache = match Opened::locked(&settings, refused).await {
-            Ok(opened) => opened,
-            Err(error) => return not_opened(error, base, EXIT_FAILURE),
-        };
+        self.try_run().await.unwrap_or_else(|code| code)
+    }
+
+    async fn try_run(self) -> Result<ExitCode, ExitCode> {
+        let (settings, known) = configured(&self.config, self.log.as_deref())?;
+        let opened = Opened::locked(&settings, EXIT_FAILURE).await?;
         let json = self.json;
-        // Reads, hashes and writes for as long as it takes: not on the threads that wait for others.
-        let imported = tokio::task::spawn_blocking(move || self.import(&cache, known)).await;
-        match imported.context("the import ended badly").and_then(|i| i) {
-            Ok(reports) => print(&reports, json),
-            Err(error) => fail(EXIT_FAILURE, &error),
-        }
+        let import = move || self.import(&opened, known);
+        let reports = run("import", EXIT_FAILURE, import).await?;
+        Ok(print(&reports, json))
     }
 
     fn import(&self, opened: &Opened, known: Vec<KnownLog>) -> anyhow::Result<Vec<Report>> {

@@ -2,12 +2,12 @@
 
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prometheus::IntCounter;
 use serde::Serialize;
 
-use super::fail;
+use super::{EXIT_CONFIG, check::settings, fail};
 use crate::{
     app::{EXIT_CACHE_BUSY, is_cache_busy},
     cache::{Cache, CacheError, LogStore, View},
@@ -27,8 +27,18 @@ pub(super) struct KnownLog {
     pub(super) upstream_url: Option<String>,
 }
 
-/// The configured logs, or the one of this name.
-pub(super) fn known_logs(settings: &Settings, only: Option<&str>) -> anyhow::Result<Vec<KnownLog>> {
+/// The settings of a configuration file, and the logs in it or the one of this name. Prints what is
+/// wrong.
+pub(super) fn configured(
+    file: &Path,
+    only: Option<&str>,
+) -> Result<(Settings, Vec<KnownLog>), ExitCode> {
+    let settings = settings(file)?;
+    let known = known_logs(&settings, only).map_err(|error| fail(EXIT_CONFIG, &error))?;
+    Ok((settings, known))
+}
+
+fn known_logs(settings: &Settings, only: Option<&str>) -> anyhow::Result<Vec<KnownLog>> {
     let wanted = settings
         .logs
         .iter()
@@ -64,16 +74,20 @@ pub(super) enum Opened {
 }
 
 impl Opened {
-    /// Looks at the configured cache without its lock.
-    pub(super) fn beside(settings: &Settings) -> Result<Self, CacheError> {
-        View::of(&settings.config.cache.base_path).map(Self::Beside)
+    /// Looks at the configured cache without its lock. Prints why it cannot, and ends with `failure`
+    /// then.
+    pub(super) fn beside(settings: &Settings, failure: u8) -> Result<Self, ExitCode> {
+        let base = &settings.config.cache.base_path;
+        let view = View::of(base).map_err(|error| not_opened(error, base, failure))?;
+        Ok(Self::Beside(view))
     }
 
-    /// Opens the configured cache, and does not wait for another process to leave it.
-    pub(super) async fn locked(
-        settings: &Settings,
-        refused: IntCounter,
-    ) -> Result<Self, CacheError> {
+    /// Opens the configured cache, and does not wait for another process to leave it. Prints why it
+    /// cannot, and ends with `failure` then, or with 75 if another process has it.
+    pub(super) async fn locked(settings: &Settings, failure: u8) -> Result<Self, ExitCode> {
+        // What is not stored, each command says itself.
+        let refused = IntCounter::new("refused", "resources that were not stored")
+            .map_err(|error| fail(failure, &error.into()))?;
         let base = &settings.config.cache.base_path;
         let cache = Cache::open(
             base,
@@ -82,7 +96,10 @@ impl Opened {
             settings.disk_budget,
             refused,
         );
-        cache.await.map(Self::Locked)
+        let cache = cache
+            .await
+            .map_err(|error| not_opened(error, base, failure))?;
+        Ok(Self::Locked(cache))
     }
 
     pub(super) fn log(&self, origin: &str) -> Arc<LogStore> {
@@ -96,6 +113,14 @@ impl Opened {
         match self {
             Self::Beside(view) => view.origins(),
             Self::Locked(cache) => cache.origins(),
+        }
+    }
+
+    /// The URL of the upstream with this number in a tile's record.
+    pub(super) fn upstream_url(&self, number: u32) -> std::io::Result<Option<String>> {
+        match self {
+            Self::Beside(view) => view.upstream_url(number),
+            Self::Locked(cache) => cache.upstream_url(number),
         }
     }
 
@@ -114,7 +139,7 @@ impl Opened {
 }
 
 /// Prints why a cache could not be opened, and what to do; the exit code says which it was.
-pub(super) fn not_opened(error: CacheError, base: &Path, failure: u8) -> ExitCode {
+fn not_opened(error: CacheError, base: &Path, failure: u8) -> ExitCode {
     let error = anyhow::Error::from(error);
     if !is_cache_busy(&error) {
         return fail(failure, &error);
@@ -123,6 +148,20 @@ pub(super) fn not_opened(error: CacheError, base: &Path, failure: u8) -> ExitCod
     let base = base.display();
     let error = error.context(format!("a proxy serves from {base}: {hint}"));
     fail(EXIT_CACHE_BUSY, &error)
+}
+
+/// Does what reads, hashes and writes for as long as it takes, not on the threads that wait for
+/// others. Prints why it failed, and ends with `failure` then.
+pub(super) async fn run<T: Send + 'static>(
+    what: &'static str,
+    failure: u8,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, ExitCode> {
+    let outcome = tokio::task::spawn_blocking(work).await;
+    outcome
+        .with_context(|| format!("the {what} ended badly"))
+        .and_then(|outcome| outcome)
+        .map_err(|error| fail(failure, &error))
 }
 
 /// Prints an object on standard output, for programs.

@@ -1,21 +1,23 @@
 //! `tile-proxy prune`: removes from the caches of running replicas, or from one that nobody runs.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::{ArgGroup, Args};
-use prometheus::IntCounter;
 use url::Url;
 
 use super::{
-    EXIT_CONFIG, EXIT_FAILURE, EXIT_IO,
-    check::settings,
-    fail,
-    logs::{Opened, known_logs, not_opened},
+    EXIT_FAILURE, EXIT_IO, fail,
+    logs::{Opened, configured},
+    replicas::{client, refusal, token},
 };
 use crate::{
     cache::prune::{Prune, PruneReport},
-    config::{Interval, Size, Source},
+    config::{Interval, Size},
 };
 
 /// Longest time for one replica: a cache of millions of tiles is looked at whole.
@@ -70,7 +72,7 @@ pub(super) struct Prunes {
 impl Prunes {
     pub(super) async fn run(self) -> ExitCode {
         if let Some(file) = &self.config {
-            return self.prune_here(file).await;
+            return self.prune_here(file).await.unwrap_or_else(|code| code);
         }
         match self.prune_replicas().await {
             Ok(()) => ExitCode::SUCCESS,
@@ -87,29 +89,13 @@ impl Prunes {
     }
 
     /// Prunes the cache of a configuration, with its lock.
-    async fn prune_here(&self, file: &std::path::Path) -> ExitCode {
-        let settings = match settings(file) {
-            Ok(settings) => settings,
-            Err(code) => return code,
-        };
-        let known = match &self.log {
-            Some(log) => match known_logs(&settings, Some(log)) {
-                Ok(known) => known,
-                Err(error) => return fail(EXIT_CONFIG, &error),
-            },
-            None => Vec::new(),
-        };
-        let refused = match IntCounter::new("refused", "unused") {
-            Ok(refused) => refused,
-            Err(error) => return fail(EXIT_IO, &error.into()),
-        };
-        let opened = match Opened::locked(&settings, refused).await {
-            Ok(opened) => opened,
-            Err(error) => return not_opened(error, &settings.config.cache.base_path, EXIT_IO),
-        };
+    async fn prune_here(&self, file: &Path) -> Result<ExitCode, ExitCode> {
+        let (settings, known) = configured(file, self.log.as_deref())?;
+        let opened = Opened::locked(&settings, EXIT_IO).await?;
+        let known = known.first().filter(|_| self.log.is_some());
         let pruned = async {
             let mut only = None;
-            for log in &known {
+            if let Some(log) = known {
                 let origin = opened.origin_of(log)?;
                 let origin = origin.context("nothing is stored that the log's keys signed")?;
                 only = Some(opened.log(&origin));
@@ -122,26 +108,15 @@ impl Prunes {
         match pruned.await {
             Ok(report) => {
                 print("cache", &report);
-                ExitCode::SUCCESS
+                Ok(ExitCode::SUCCESS)
             }
-            Err(error) => fail(EXIT_IO, &error),
+            Err(error) => Err(fail(EXIT_IO, &error)),
         }
     }
 
     async fn prune_replicas(&self) -> anyhow::Result<()> {
-        let token = match &self.token_file {
-            Some(path) => Some(
-                Source::File(path.clone())
-                    .read()
-                    .map_err(|error| anyhow::anyhow!(error))?,
-            ),
-            None => None,
-        };
-        // Replicas are neighbours: no proxy is asked for the way to them.
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(CALL_TIMEOUT)
-            .build()?;
+        let token = token(self.token_file.as_deref())?;
+        let client = client(CALL_TIMEOUT)?;
         let mut failed = Vec::new();
         // One after the other: while one looks at its disk, the others serve.
         for replica in &self.replicas {
@@ -173,11 +148,7 @@ impl Prunes {
         let status = response.status();
         let answer = response.bytes().await.context("its answer broke off")?;
         if !status.is_success() {
-            let message = serde_json::from_slice::<serde_json::Value>(&answer)
-                .ok()
-                .and_then(|answer| Some(answer.get("message")?.as_str()?.to_owned()))
-                .unwrap_or_default();
-            bail!("it answered {status}: {message}");
+            bail!(refusal(status, &answer));
         }
         serde_json::from_slice(&answer).context("its answer is no report of a prune")
     }

@@ -8,9 +8,12 @@ use futures::future::join_all;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use url::Url;
 
-use super::{EXIT_FAILURE, fail};
+use super::{
+    EXIT_FAILURE, fail,
+    replicas::{client, refusal, token},
+};
 use crate::{
-    config::{Interval, Source},
+    config::Interval,
     sync::{SyncProgress, SyncRequest, SyncState},
 };
 
@@ -64,20 +67,8 @@ impl Sync {
     }
 
     async fn sync_all(self) -> anyhow::Result<()> {
-        let token = match &self.token_file {
-            Some(path) => {
-                let token = Source::File(path.clone())
-                    .read()
-                    .map_err(|e| anyhow::anyhow!(e))?;
-                Some(token)
-            }
-            None => None,
-        };
-        // Replicas are neighbours: no proxy is asked for the way to them.
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(CALL_TIMEOUT)
-            .build()?;
+        let token = token(self.token_file.as_deref())?;
+        let client = client(CALL_TIMEOUT)?;
         let request = SyncRequest {
             log: self.log,
             depth: self.depth,
@@ -212,13 +203,7 @@ impl Replica {
             return Err(CallError::NotNow(status));
         }
         if !status.is_success() {
-            let message = serde_json::from_slice::<serde_json::Value>(&answer)
-                .ok()
-                .and_then(|answer| Some(answer.get("message")?.as_str()?.to_owned()))
-                .unwrap_or_default();
-            return Err(CallError::answer(format!(
-                "it answered {status}: {message}"
-            )));
+            return Err(CallError::answer(refusal(status, &answer)));
         }
         serde_json::from_slice(&answer).map_err(|error| {
             CallError::answer(format!("its answer is no sync's progress: {error}"))
