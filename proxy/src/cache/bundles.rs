@@ -239,12 +239,7 @@ fn decompress(bytes: &[u8]) -> io::Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn files() -> (tempfile::TempDir, Files) {
-        let directory = tempfile::tempdir().expect("a directory");
-        let files = Files::new(directory.path().join("log"));
-        (directory, files)
-    }
+    use crate::cache::files::testing::files;
 
     fn bundle(width: u16) -> Bundle {
         Bundle::new(1_234_067, width).expect("in range")

@@ -219,14 +219,20 @@ pub(super) fn read_at_most(path: &Path, limit: usize) -> io::Result<Bytes> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
 
-    fn files() -> (tempfile::TempDir, Files) {
+    /// The files of a log that has none yet.
+    pub(in crate::cache) fn files() -> (tempfile::TempDir, Files) {
         let directory = tempfile::tempdir().expect("a directory");
         let files = Files::new(directory.path().join("log"));
         (directory, files)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::files, *};
 
     #[test]
     fn checkpoints_come_back_largest_first_and_old_ones_go() {

@@ -141,18 +141,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{record::Record, slots::read_records},
-        tlog::{Hash, tile::FULL_TILE_BYTES},
+        cache::{record::testing::record, slots::read_records},
+        tlog::tile::FULL_TILE_BYTES,
     };
-
-    fn record() -> Record {
-        Record {
-            upstream: 3,
-            cached_at: 1_795_437_213_000,
-            tree_size: 70_000,
-            digest: Hash::of(&[7; FULL_TILE_BYTES]),
-        }
-    }
 
     #[test]
     fn a_slot_is_read_back_and_its_neighbours_are_vacant() {

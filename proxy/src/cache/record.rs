@@ -53,11 +53,12 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
     use super::*;
     use crate::tlog::tile::FULL_TILE_BYTES;
 
-    fn record() -> Record {
+    /// The record of a tile whose bytes are all 7.
+    pub(in crate::cache) fn record() -> Record {
         Record {
             upstream: 3,
             cached_at: 1_795_437_213_000,
@@ -65,6 +66,11 @@ mod tests {
             digest: Hash::of(&[7; FULL_TILE_BYTES]),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{testing::record, *};
 
     #[test]
     fn a_record_with_any_bit_flipped_is_none() {
