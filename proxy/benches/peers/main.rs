@@ -219,16 +219,23 @@ async fn herd(args: &Args, upstream: &Upstream) -> Result<()> {
         ("200 after 200 ms", behaviour(200, true)),
         ("500 after 200 ms", behaviour(200, false)),
     ] {
-        for contender in [Contender::Nginx, Contender::TileProxy] {
-            let server =
-                Server::start(contender, Cores::All, upstream.address(), &upstream.vkey())?;
+        // Without a server in between, first: what all of this costs the clients by itself.
+        for contender in [None, Some(Contender::Nginx), Some(Contender::TileProxy)] {
+            let start = |contender| {
+                let (address, vkey) = (upstream.address(), upstream.vkey());
+                Server::start(contender, Cores::All, address, &vkey)
+            };
+            let server = contender.map(start).transpose()?;
+            let address = server
+                .as_ref()
+                .map_or_else(|| upstream.address(), Server::address);
             // The parents of the tiles, so that only the tile itself is cold.
-            load::sweep(server.address(), 1_000).await?;
+            load::sweep(address, 1_000).await?;
             let (mut halves, mut lasts, mut asked, mut statuses) = (vec![], vec![], vec![], vec![]);
             for round in 0..args.rounds as u64 {
                 upstream.behaves(behaviour);
                 let before = upstream.requests();
-                let seen = load::herd(server.address(), HERD, &load::path(1_001 + round)).await?;
+                let seen = load::herd(address, HERD, &load::path(1_001 + round)).await?;
                 asked.push((upstream.requests() - before) as f64);
                 upstream.behaves(PROMPT);
                 halves.push(seen.p50.as_secs_f64() * 1e3);
@@ -239,7 +246,7 @@ async fn herd(args: &Args, upstream: &Upstream) -> Result<()> {
             statuses.dedup();
             println!(
                 "  {name:<28} {:<16} {:>9} {:>22} {:>22} {:>9}",
-                contender.name(),
+                contender.map_or("the log itself", Contender::name),
                 format!("{:.0}", median(asked)),
                 table::spread(halves, "ms"),
                 table::spread(lasts, "ms"),
