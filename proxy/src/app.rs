@@ -50,7 +50,7 @@ pub async fn run(loaded: Loaded, reload: Reload, stop: CancellationToken) -> any
     }
     // `check` gives at least one.
     let log_settings = settings.logs.first().context("no log is configured")?;
-    let keys = TrustedKeys::read(&log_settings.keys)?;
+    let keys = TrustedKeys::read(&log_settings.signers)?;
     let metrics = Arc::new(Metrics::new()?);
     let upstreams = upstreams(&settings, log_settings, &metrics)?;
     let audit = Audit::new(metrics.audit_lost.clone());
@@ -163,7 +163,7 @@ impl Running {
         watch_expiry(&site.metrics, loaded.tls.as_ref());
         if let (Some(service), Some(log)) = (site.service.get(), settings.logs.first()) {
             let interval = settings.config.checkpoint.refresh_interval.0;
-            service.log.follow_with(&log.keys, interval);
+            service.log.follow_with(&log.signers, interval);
         }
         if let Err(error) = site.audit.record_at(&settings.config.audit.path) {
             warn!(error, "audit log not opened; it stays where it was");
@@ -267,7 +267,6 @@ async fn open(
         LOCK_WAIT,
         settings.memory_budget,
         settings.disk_budget,
-        metrics.store_refused.clone(),
     )
     .await?;
     let cache = Arc::new(cache);

@@ -39,7 +39,7 @@ mod stats;
 mod store;
 #[cfg(test)]
 mod tests;
-mod usage;
+pub mod usage;
 mod view;
 
 use std::{
@@ -51,7 +51,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use prometheus::IntCounter;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::AbortHandle,
@@ -192,7 +191,6 @@ impl Cache {
         lock_wait: Duration,
         memory_budget: u64,
         disk_budget: u64,
-        refused: IntCounter,
     ) -> Result<Self, CacheError> {
         let in_base = |source| CacheError::Io {
             path: base.to_owned(),
@@ -205,7 +203,7 @@ impl Cache {
         sync_directories(&base.join("tiles"), base).map_err(in_base)?;
         let saved = Saved::read(base);
         let budget = disk_budget.min(usage::most_of_disk(base).map_err(in_base)?);
-        let usage = Arc::new(Usage::new(saved.bytes, budget, refused));
+        let usage = Arc::new(Usage::new(saved.bytes, budget));
         let writer = durable::start(Arc::clone(&usage), lock);
         // Shards are sized by the number of entries expected: full tiles, mostly.
         let entries = usize::try_from(memory_budget / 8_192)
@@ -283,7 +281,7 @@ impl Cache {
         tile: VerifiedTile,
         tree_size: u64,
     ) {
-        if let Some(room) = self.room(tile.bytes().len()).await {
+        if let Some(room) = self.room(store, tile.bytes().len()).await {
             // Fails only while the process ends; the tile is fetched again some day.
             let command = Command::Tile(Arc::clone(store), tile, tree_size, upstream, room);
             let _ = self.writer.send(command).await;
@@ -292,7 +290,7 @@ impl Cache {
 
     /// Stores a bundle; as [`Cache::store_tile`].
     pub async fn store_bundle(&self, store: &Arc<LogStore>, bundle: VerifiedBundle) {
-        if let Some(room) = self.room(bundle.bytes().len()).await {
+        if let Some(room) = self.room(store, bundle.bytes().len()).await {
             let _ = self
                 .writer
                 .send(Command::Bundle(Arc::clone(store), bundle, room))
@@ -301,14 +299,14 @@ impl Cache {
     }
 
     /// Room in the writer's queue, given back when the command was executed.
-    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    async fn room(&self, store: &LogStore, bytes: usize) -> Option<OwnedSemaphorePermit> {
         // An empty bundle needs a place, too.
         let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT).max(1)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.queue).acquire_many_owned(units);
         match tokio::time::timeout(STORE_WAIT, room).await {
             Ok(Ok(room)) => Some(room),
             Ok(Err(_)) | Err(_) => {
-                self.usage.refused.inc();
+                self.usage.refuse(&store.usage);
                 None
             }
         }

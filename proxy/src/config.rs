@@ -16,7 +16,7 @@ use url::Url;
 
 pub(crate) use self::upstreams::with_rekor_v2_prefix;
 pub use self::{
-    check::{LogSettings, Problem, Settings},
+    check::{LogSettings, Problem, Settings, Signers},
     load::{ConfigError, ENVIRONMENT_PREFIX},
     units::{Interval, Listen, Size, Source},
     upstreams::UpstreamSettings,

@@ -19,11 +19,12 @@ use serde::Serialize;
 use crate::{
     cache::{LogStore, slots::GROUP_SLOTS},
     log::stored::{Found, Stored, StoredNote, stored_notes},
-    note::{self, vkey::VerifierKey},
+    note,
     tlog::{
         path::Bundle,
         tile::{FULL_WIDTH, MAX_LEVEL, Tile},
     },
+    trust::Trust,
 };
 
 /// Findings that are named one by one; the rest is counted. A rotten volume has millions.
@@ -92,7 +93,7 @@ pub struct Options<'a> {
     /// Name of the log in the configuration, for the report.
     pub log: &'a str,
     /// Who may sign its checkpoints.
-    pub keys: &'a [VerifierKey],
+    pub trust: &'a Trust,
     /// Whether to remove what is damaged. The caller holds the cache's lock then.
     pub repair: bool,
     /// Told how many groups of the total are done.
@@ -109,7 +110,7 @@ pub fn check(store: &Arc<LogStore>, options: &Options<'_>) -> io::Result<Report>
         origin: store.origin().to_owned(),
         ..Report::default()
     };
-    let stored = Stored::open(Arc::clone(store), options.keys)?;
+    let stored = Stored::open(Arc::clone(store), options.trust)?;
     report.size = stored.tree().map(|tree| tree.checkpoint.size);
     let (groups, bundle_groups) = plan(store)?;
     let parts = check_groups(&stored, options, &groups, &bundle_groups);
@@ -126,7 +127,7 @@ pub fn check(store: &Arc<LogStore>, options: &Options<'_>) -> io::Result<Report>
     }
     // After the tiles, since a repair of those changes what can be said about these.
     check_notes(&stored, options, &mut report)?;
-    check_evidence(store, options.keys, &mut report)?;
+    check_evidence(store, options.trust, &mut report)?;
     report.strays = store
         .strays()?
         .iter()
@@ -291,7 +292,7 @@ impl Part {
 fn check_notes(stored: &Stored, options: &Options<'_>, report: &mut Report) -> io::Result<()> {
     let store = stored.store();
     let floor = stored.floor().map(|(checkpoint, _)| checkpoint.size);
-    for note in stored_notes(store, options.keys)? {
+    for note in stored_notes(store, options.trust)? {
         let name = format!("checkpoint {}", note.named);
         let is_floor = note.checkpoint.as_ref().map(|c| c.size) == floor;
         let found = judge(stored, &note);
@@ -345,11 +346,11 @@ fn judge(stored: &Stored, note: &StoredNote) -> Found<()> {
 }
 
 /// Checks that kept contradictions can be read, and are signed.
-fn check_evidence(store: &LogStore, keys: &[VerifierKey], report: &mut Report) -> io::Result<()> {
+fn check_evidence(store: &LogStore, trust: &Trust, report: &mut Report) -> io::Result<()> {
     for evidence in store.files.evidence()? {
         let found = match (&evidence.trusted, &evidence.offered) {
             (Some(trusted), Some(offered)) => {
-                let signed = |bytes: &[u8]| note::open(bytes, keys).is_ok();
+                let signed = |bytes: &[u8]| trust.open(bytes).is_ok();
                 let is_note = |bytes: &[u8]| note::text_unverified(bytes).is_ok();
                 match (
                     signed(trusted) && signed(offered),

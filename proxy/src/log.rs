@@ -34,14 +34,14 @@ use self::{
 use crate::{
     audit::{Audit, Event},
     cache::{Body, Cache, LogStore},
-    config::Source,
+    config::Signers,
     metrics::{LogMetrics, Metrics},
     note::checkpoint::Checkpoint,
     tlog::{
         path::Resource,
         tile::{Tile, width_in},
     },
-    trust::TrustedKeys,
+    trust::{Trust, TrustedKeys},
     upstream::{
         Upstreams,
         trace::{Trace, scope},
@@ -160,8 +160,8 @@ impl Log {
     }
 
     /// Follows with other keys and at another interval, from the next refresh on.
-    pub fn follow_with(&self, keys: &[Source], refresh_interval: Duration) {
-        self.options.keys.replace_sources(keys);
+    pub fn follow_with(&self, signers: &Signers, refresh_interval: Duration) {
+        self.options.keys.replace_sources(signers);
         self.refresh_every(refresh_interval);
     }
 
@@ -178,6 +178,11 @@ impl Log {
     /// Its name in paths and metrics.
     pub fn name(&self) -> &str {
         &self.options.name
+    }
+
+    /// Whether a checkpoint is believed whoever signed it.
+    pub fn accepts_unsigned(&self) -> bool {
+        *self.options.keys.current() == Trust::Anyone
     }
 
     /// What is counted for each of its requests.
@@ -260,14 +265,18 @@ impl Log {
         self.find(resource).await.map(drop)
     }
 
-    /// A full tile that is in memory, which is what most clients ask for: without a future, a timer
-    /// or an allocation.
+    /// A full tile that is in memory, or the newest partial one, which is what most clients ask for:
+    /// without a future, a timer or an allocation.
     fn at_hand(&self, resource: Resource) -> Option<Body> {
         let Resource::Tile(tile) = resource else {
             return None;
         };
         let trusted = self.trusted.load();
-        let inside = tile.is_full() && has(trusted.as_ref()?, resource);
+        let trusted = trusted.as_ref()?;
+        if let Some(body) = trusted.edge.body(tile) {
+            return Some(body.clone());
+        }
+        let inside = tile.is_full() && has(trusted, resource);
         self.cache
             .remembered(self.store.get().filter(|_| inside)?, resource)
     }

@@ -4,8 +4,8 @@ use std::{sync::Mutex, time::Duration};
 
 use http::StatusCode;
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector,
     proto::{MetricFamily, MetricType},
 };
@@ -23,11 +23,12 @@ pub struct Metrics {
     pub hits: IntCounterVec,
     /// `tile_proxy_cache_misses_total{log}`: tiles and bundles that had to be fetched.
     pub misses: IntCounterVec,
-    /// `tile_proxy_cache_size_bytes`: bytes of the cache on the disk.
-    pub size_bytes: Gauge,
-    /// `tile_proxy_cache_store_refused_total`: resources served but not stored, because the disk
+    /// `tile_proxy_cache_size_bytes{log}`: bytes of the cache on the disk. `log` is empty for what
+    /// belongs to no log of the configuration.
+    pub size_bytes: GaugeVec,
+    /// `tile_proxy_cache_store_refused_total{log}`: resources served but not stored, because the disk
     /// or its budget is full.
-    pub store_refused: IntCounter,
+    pub store_refused: IntCounterVec,
     /// `tile_proxy_cache_evictions_total{log}`: bundles removed to stay within the budget.
     pub evictions: IntCounterVec,
     /// `tile_proxy_cache_corrupt_total{log}`: stored resources that had rotted or were torn; each
@@ -105,16 +106,6 @@ impl Metrics {
             registry.register(Box::new(histogram.clone()))?;
             Ok::<_, prometheus::Error>(histogram)
         };
-        let size_bytes = Gauge::new(
-            "tile_proxy_cache_size_bytes",
-            "Bytes of the cache on the disk.",
-        )?;
-        registry.register(Box::new(size_bytes.clone()))?;
-        let store_refused = IntCounter::new(
-            "tile_proxy_cache_store_refused_total",
-            "Resources served but not stored: the disk or its budget is full.",
-        )?;
-        registry.register(Box::new(store_refused.clone()))?;
         let connections = IntGauge::new(
             "tile_proxy_connections",
             "Connections that are open, those of administration included.",
@@ -173,8 +164,15 @@ impl Metrics {
                 "Tiles and bundles that had to be fetched, by log.",
                 &["log"],
             )?,
-            size_bytes,
-            store_refused,
+            size_bytes: gauge(
+                "tile_proxy_cache_size_bytes",
+                "Bytes of the cache on the disk, by log.",
+            )?,
+            store_refused: counter(
+                "tile_proxy_cache_store_refused_total",
+                "Resources served but not stored, by log: the disk or its budget is full.",
+                &["log"],
+            )?,
             evictions: counter(
                 "tile_proxy_cache_evictions_total",
                 "Entry bundles removed to stay within the disk budget, by log.",
@@ -404,6 +402,7 @@ mod tests {
         let metrics = Metrics::new().expect("registered");
         metrics.hits.with_label_values(&["rome"]).inc();
         metrics.misses.with_label_values(&["rome"]).inc();
+        metrics.size_bytes.with_label_values(&["rome"]).set(7.0);
         metrics
             .upstream("rome", "cdn")
             .observe("200", Duration::from_millis(3));
@@ -419,7 +418,7 @@ mod tests {
         for line in [
             "tile_proxy_cache_hits_total{log=\"rome\"} 1",
             "tile_proxy_cache_misses_total{log=\"rome\"} 1",
-            "tile_proxy_cache_size_bytes 0",
+            "tile_proxy_cache_size_bytes{log=\"rome\"} 7",
             "tile_proxy_upstream_requests_total{log=\"rome\",status=\"200\",upstream=\"cdn\"} 1",
             "tile_proxy_request_duration_seconds_count{kind=\"tile\",log=\"rome\"} 1",
             "tile_proxy_sync_last_success_timestamp{log=\"rome\"} 1",

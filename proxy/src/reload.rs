@@ -95,7 +95,7 @@ pub fn settings(file: &Path) -> Result<Settings, Vec<String>> {
         settings.map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let mut problems = Vec::new();
     for log in &settings.logs {
-        if let Err(error) = trust::TrustedKeys::read(&log.keys) {
+        if let Err(error) = trust::TrustedKeys::read(&log.signers) {
             problems.push(format!("{error:#}"));
         }
     }

@@ -9,13 +9,59 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
 
-use crate::{config::Source, note::vkey::VerifierKey};
+use crate::{
+    config::{Signers, Source},
+    note::{self, Note, NoteError, vkey::VerifierKey},
+};
+
+/// Whose signature makes a checkpoint a log's own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Trust {
+    /// That of one of these keys.
+    Keys(Vec<VerifierKey>),
+    /// Anybody's: `danger_accept_unsigned`. Whoever answers first decides what the log is; after
+    /// that, its history is still held against what was served before.
+    Anyone,
+}
+
+impl Trust {
+    /// The text of a note, if it is to be believed.
+    ///
+    /// # Errors
+    /// See [`NoteError`].
+    pub fn open<'a>(&self, note: &'a [u8]) -> Result<&'a str, NoteError> {
+        match self {
+            Self::Keys(keys) => note::open(note, keys),
+            Self::Anyone => Note::parse(note).map(|note| note.text()),
+        }
+    }
+
+    /// What any of these trusts.
+    pub fn any_of<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut keys = Vec::new();
+        for trust in all {
+            match trust {
+                Self::Keys(more) => keys.extend_from_slice(more),
+                Self::Anyone => return Self::Anyone,
+            }
+        }
+        Self::Keys(keys)
+    }
+
+    /// The keys there are.
+    pub fn keys(&self) -> &[VerifierKey] {
+        match self {
+            Self::Keys(keys) => keys,
+            Self::Anyone => &[],
+        }
+    }
+}
 
 /// The keys of one log.
 #[derive(Debug)]
 pub struct TrustedKeys {
-    sources: ArcSwap<Vec<Source>>,
-    current: ArcSwap<Vec<VerifierKey>>,
+    sources: ArcSwap<Signers>,
+    current: ArcSwap<Trust>,
     /// The last complaint, so that it is made once.
     complaint: Mutex<Option<String>>,
 }
@@ -37,22 +83,22 @@ impl TrustedKeys {
     /// # Errors
     /// When a source cannot be read, holds something that is not a key, or when there is no key;
     /// says which.
-    pub fn read(sources: &[Source]) -> anyhow::Result<Self> {
+    pub fn read(sources: &Signers) -> anyhow::Result<Self> {
         Ok(Self {
-            sources: ArcSwap::from_pointee(sources.to_vec()),
+            sources: ArcSwap::from_pointee(sources.clone()),
             current: ArcSwap::from_pointee(read(sources)?),
             complaint: Mutex::new(None),
         })
     }
 
-    /// The keys as they are now; never empty.
-    pub fn current(&self) -> Arc<Vec<VerifierKey>> {
+    /// The keys as they are now.
+    pub fn current(&self) -> Arc<Trust> {
         self.current.load_full()
     }
 
     /// Takes the keys from elsewhere, the next time they are read.
-    pub fn replace_sources(&self, sources: &[Source]) {
-        self.sources.store(Arc::new(sources.to_vec()));
+    pub fn replace_sources(&self, sources: &Signers) {
+        self.sources.store(Arc::new(sources.clone()));
     }
 
     /// Reads the keys again. Costs a read of each file.
@@ -82,7 +128,14 @@ impl TrustedKeys {
     }
 }
 
-fn read(sources: &[Source]) -> anyhow::Result<Vec<VerifierKey>> {
+fn read(sources: &Signers) -> anyhow::Result<Trust> {
+    match sources {
+        Signers::Keys(sources) => read_keys(sources).map(Trust::Keys),
+        Signers::Anyone => Ok(Trust::Anyone),
+    }
+}
+
+fn read_keys(sources: &[Source]) -> anyhow::Result<Vec<VerifierKey>> {
     let mut keys = Vec::new();
     for (i, source) in sources.iter().enumerate() {
         let place = || format!("tile_proxy.public_keys[{i}] ({source:?})");
@@ -111,18 +164,22 @@ mod tests {
     const ROME: &str = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
     const OSLO: &str = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
 
+    fn signers<const N: usize>(sources: [Source; N]) -> Signers {
+        Signers::Keys(sources.to_vec())
+    }
+
     #[test]
     fn a_key_file_is_read_again_and_a_bad_one_changes_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("keys");
         let write = |text: &str| std::fs::write(&file, text).expect("written");
         write(ROME);
-        let keys = TrustedKeys::read(&[Source::File(file.clone())]).expect("a key");
+        let keys = TrustedKeys::read(&signers([Source::File(file.clone())])).expect("a key");
         assert_eq!(keys.reload(), Reload::Unchanged);
 
         write(&format!("{ROME}\n\n{OSLO}\n"));
         assert_eq!(keys.reload(), Reload::Changed);
-        assert_eq!(keys.current().len(), 2);
+        assert_eq!(keys.current().keys().len(), 2);
 
         write("not a key");
         assert!(
@@ -131,11 +188,11 @@ mod tests {
         assert_eq!(keys.reload(), Reload::Unchanged, "said once");
         std::fs::remove_file(&file).expect("there");
         assert!(matches!(keys.reload(), Reload::Failed(error) if error.contains("cannot read")));
-        assert_eq!(keys.current().len(), 2, "the ones before stay");
+        assert_eq!(keys.current().keys().len(), 2, "the ones before stay");
 
         write(OSLO);
         assert_eq!(keys.reload(), Reload::Changed);
-        assert_eq!(keys.current().len(), 1);
+        assert_eq!(keys.current().keys().len(), 1);
     }
 
     #[test]
@@ -144,29 +201,42 @@ mod tests {
             MCowBQYDK2VwAyEATYJhw+1v93jbce6maoKBejktoaZJ/xaGm7YBr58Pu8c=\n\
             -----END PUBLIC KEY-----";
         let source = Source::Inline(format!("{ROME}\n{pem}\n{OSLO}\n"));
-        let keys = TrustedKeys::read(&[source]).expect("three keys");
-        assert_eq!(keys.current().len(), 3);
-        assert_eq!(keys.current()[1].to_string(), pem);
+        let keys = TrustedKeys::read(&signers([source])).expect("three keys");
+        assert_eq!(keys.current().keys().len(), 3);
+        assert_eq!(keys.current().keys()[1].to_string(), pem);
     }
 
     #[test]
     fn witnesses_without_the_log_are_refused() {
         let witness =
             "witness.stagemole.eu+67f7aea0+BEqSG3yu9YrmcM3BHvQYTxwFj3uSWakQepafafpUqklv".to_owned();
-        let error = TrustedKeys::read(&[Source::Inline(witness.clone())])
+        let error = TrustedKeys::read(&signers([Source::Inline(witness.clone())]))
             .expect_err("nobody vouches")
             .to_string();
         assert!(error.contains("only cosigners' keys"), "{error}");
-        let both = [Source::Inline(witness), Source::Inline(ROME.to_owned())];
+        let both = signers([Source::Inline(witness), Source::Inline(ROME.to_owned())]);
         assert!(TrustedKeys::read(&both).is_ok());
     }
 
     #[test]
     fn no_key_at_all_is_refused() {
-        let empty = [Source::Inline(String::new())];
+        let empty = signers([Source::Inline(String::new())]);
         let error = TrustedKeys::read(&empty)
             .expect_err("nothing in it")
             .to_string();
         assert!(error.contains("there is no key"), "{error}");
+    }
+
+    #[test]
+    fn anyones_note_is_still_a_note() {
+        let note = "rome.example\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\n\
+                    \u{2014} oslo.example AAAAAAAAAAAA\n";
+        let trust = TrustedKeys::read(&Signers::Anyone).expect("no key to read");
+        let text = trust.current().open(note.as_bytes()).map(str::len);
+        assert_eq!(text, Ok(note.find("\n\n").expect("there") + 1));
+        let no_key = trust.current().open(b"<html>");
+        assert!(matches!(no_key, Err(NoteError::Malformed(_))), "{no_key:?}");
+        let keys = TrustedKeys::read(&signers([Source::Inline(ROME.to_owned())])).expect("a key");
+        assert!(keys.current().open(note.as_bytes()).is_err());
     }
 }

@@ -16,6 +16,7 @@ pub mod trace;
 mod web;
 
 use std::{
+    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -23,7 +24,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::{sync::Semaphore, time::Instant};
-use tracing::info;
+use tracing::{info, warn};
 use url::Url;
 
 pub(crate) use self::web::USER_AGENT;
@@ -33,6 +34,12 @@ pub use self::{
 };
 use self::{race::Begun, rekor::Bases, web::Web};
 use crate::{config::UpstreamSettings, metrics::UpstreamMetrics, note};
+
+/// Shortest time between two lines that say the same of an upstream which now works, now does not.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// Most kinds of failure that are remembered as said; of what comes on top nothing is said.
+const MOST_SAID: usize = 32;
 
 /// One place that serves a log.
 #[derive(Debug)]
@@ -58,6 +65,8 @@ struct Health {
     tile: Option<Result<(), String>>,
     /// What it turned out to be when it was last looked at closely, and when that was.
     looked_at: Option<(Instant, FetchError)>,
+    /// Kinds of failure with tiles that were said, and when.
+    said: HashMap<String, Instant>,
 }
 
 /// What an upstream is asked for.
@@ -242,9 +251,26 @@ impl Upstream {
             .unwrap_or_default()
     }
 
+    /// Says that it has no tile to give, once for each kind of reason until it works again.
+    fn complain(&self, log: &str, error: &FetchError) {
+        if matches!(error, FetchError::Throttled { .. }) {
+            return; // what it said then was told
+        }
+        let kind = error.kind();
+        let mut health = self.health();
+        if health.said.len() < MOST_SAID && !health.said.contains_key(kind) {
+            health.said.insert(kind.to_owned(), Instant::now());
+            drop(health);
+            warn!(log, upstream = self.name(), %error, "tile not read from upstream");
+        }
+    }
+
     /// Remembers how a question ended: what came was right, or why not.
     fn note(&self, question: Question, outcome: Result<(), String>) {
         let mut health = self.health();
+        if question == Question::Tile && outcome.is_ok() {
+            health.said.retain(|_, at| at.elapsed() < SAID_EVERY);
+        }
         match question {
             Question::Checkpoint => health.checkpoint = Some(outcome),
             Question::Tile => health.tile = Some(outcome),

@@ -20,7 +20,7 @@ use self::{
 use super::{Cache, LOCK_WAIT};
 use crate::{
     audit::Audit,
-    config::Source,
+    config::{Signers, Source},
     fixture_log::FixtureLog,
     log::{Log, LogOptions},
     metrics::Metrics,
@@ -116,13 +116,13 @@ async fn check(
     seed: u64,
 ) -> Result<Tried, String> {
     let promised = recorded.promised(cut);
-    let refused = IntCounter::new("refused", "refused").map_err(|e| e.to_string())?;
     let base = survived.join("cache");
-    let cache = Cache::open(&base, LOCK_WAIT, 1 << 20, 1 << 30, refused)
+    let cache = Cache::open(&base, LOCK_WAIT, 1 << 20, 1 << 30)
         .await
         .map_err(|error| format!("the cache does not open: {error}"))?;
     let cache = Arc::new(cache);
-    let keys = TrustedKeys::read(&[Source::Inline(truth.vkey())]).map_err(|e| e.to_string())?;
+    let keys = TrustedKeys::read(&Signers::Keys(vec![Source::Inline(truth.vkey())]))
+        .map_err(|e| e.to_string())?;
     let lost = IntCounter::new("lost", "lost").map_err(|e| e.to_string())?;
     let options = LogOptions {
         name: "default".to_owned(),

@@ -150,14 +150,14 @@ impl Writer {
                 let stored = self
                     .has_room_for_bundle(wanted)
                     .then(|| self.write_bundle(&store, &bundle));
-                self.conclude(stored, bundle.bundle(), wanted);
+                self.conclude(&store, stored, bundle.bundle(), wanted);
             }
             Command::Tile(store, tile, tree_size, upstream, _room) => {
                 let stored = self
                     .usage
                     .has_room(TILE_COST)
                     .then(|| self.write_tile(&store, &tile, tree_size, upstream));
-                self.conclude(stored, tile.tile(), TILE_COST);
+                self.conclude(&store, stored, tile.tile(), TILE_COST);
             }
             Command::Checkpoint(store, size, stored, reply) => {
                 // Tiles first, checkpoint last. A tile that could not be flushed is no reason to
@@ -248,6 +248,7 @@ impl Writer {
     /// Says once when storing stops and once when it goes on, and asks for room in time.
     fn conclude(
         &mut self,
+        store: &LogStore,
         stored: Option<io::Result<()>>,
         what: impl std::fmt::Display,
         bytes: u64,
@@ -278,7 +279,7 @@ impl Writer {
                 format!("disk budget of {} bytes is used up", self.usage.budget)
             }
         };
-        self.usage.refused.inc();
+        self.usage.refuse(&store.usage);
         if !self.usage.refusing.swap(true, Ordering::Relaxed) {
             warn!(%error, resource = %what, "cache cannot store; tiles are served and not kept");
         }

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     prune::{Prune, PruneReport},
+    usage::Counters,
     *,
 };
 use crate::tlog::{leaf_hash, perfect_root, tile::FULL_TILE_BYTES};
@@ -19,8 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const BUNDLE_BYTES: u64 = 45_056;
 
 async fn open(base: &Path, budget: u64) -> Cache {
-    let refused = IntCounter::new("refused", "refused").expect("a name");
-    Cache::open(base, LOCK_WAIT, 64 << 10, budget, refused)
+    Cache::open(base, LOCK_WAIT, 64 << 10, budget)
         .await
         .expect("opened")
 }
@@ -108,8 +108,12 @@ async fn bundles_are_evicted_least_recently_used_first_and_full_tiles_never() {
     let budget = 4 << 20;
     let cache = open_and_scan(directory.path(), budget).await;
     let store = cache.log("rome.example/2026h1");
-    let evictions = IntCounter::new("evictions", "evictions").expect("a name");
-    store.usage.count_evictions(evictions.clone());
+    let counter = |name: &str| prometheus::IntCounter::new(name, name).expect("a name");
+    let evictions = counter("evictions");
+    store.usage.count(Counters {
+        evictions: evictions.clone(),
+        refused: counter("refused"),
+    });
     for index in 0..200 {
         cache.store_tile(&store, tile(index), 70_000).await; // 1.6 MiB
     }
@@ -144,7 +148,7 @@ async fn bundles_are_evicted_least_recently_used_first_and_full_tiles_never() {
     // The youngest stay, and so does the one in memory.
     let want: Vec<u64> = (0..49 - evicted).chain(49..55).collect();
     assert_eq!(kept, want);
-    assert_eq!(cache.usage().refused.get(), 0, "nothing was turned away");
+    assert_eq!(cache.usage().refused(), 0, "nothing was turned away");
     cache.flush().await.expect("flushed");
     is_exact(&cache, directory.path()).await;
     assert_eq!(store.usage.tiles.get(), 200);
@@ -161,7 +165,7 @@ async fn full_tiles_that_fill_the_budget_stop_storing_and_a_prune_lets_it_go_on(
     cache.flush().await.expect("flushed");
     let full = store.usage.tiles.get();
     assert!((120..128).contains(&full), "{full} tiles in a mebibyte");
-    assert_eq!(cache.usage().refused.get(), 130 - full);
+    assert_eq!(cache.usage().refused(), 130 - full);
     assert!(cache.usage().bytes() <= 1 << 20);
     eventually("it is known that nothing can be evicted", || {
         cache
@@ -176,7 +180,7 @@ async fn full_tiles_that_fill_the_budget_stop_storing_and_a_prune_lets_it_go_on(
     let small = VerifiedBundle::prove(small, &entry.into(), &leaf_hash(b"x").0).expect("its leaf");
     cache.store_bundle(&store, small).await;
     cache.flush().await.expect("flushed");
-    assert_eq!(cache.usage().refused.get(), 131 - full);
+    assert_eq!(cache.usage().refused(), 131 - full);
 
     let all = Prune::default();
     let report = cache.prune(Some(&store), &all).await.expect("pruned");

@@ -66,8 +66,7 @@ pub struct Usage {
     pub budget: u64,
     /// Whether the last attempt to store was refused, by the budget or by the disk.
     pub refusing: AtomicBool,
-    /// Resources that were served and not stored.
-    pub refused: IntCounter,
+    refused: AtomicU64,
     /// Whether what may not be evicted fills the budget by itself. Bundles are not stored then:
     /// they would be evicted at once.
     pub(super) full: AtomicBool,
@@ -83,12 +82,12 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub(super) fn new(bytes: u64, budget: u64, refused: IntCounter) -> Self {
+    pub(super) fn new(bytes: u64, budget: u64) -> Self {
         Self {
             bytes: Tally::starting_at(bytes),
             budget,
             refusing: AtomicBool::new(false),
-            refused,
+            refused: AtomicU64::new(0),
             full: AtomicBool::new(false),
             disturbed: AtomicBool::new(false),
             scans: AtomicU64::new(0),
@@ -101,6 +100,19 @@ impl Usage {
     /// Bytes that files of the cache take on the disk: allocated blocks, directories left out.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
+    }
+
+    /// Resources that were served and not stored, in this process.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Counts one of this log.
+    pub(super) fn refuse(&self, of: &LogUsage) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(counters) = of.counters.get() {
+            counters.refused.inc();
+        }
     }
 
     pub(super) fn has_room(&self, bytes: u64) -> bool {
@@ -161,8 +173,17 @@ pub struct LogUsage {
     pub bytes: Tally,
     /// Full tiles stored.
     pub tiles: Tally,
-    /// Bundles evicted; set once somebody follows the log.
-    evictions: OnceLock<IntCounter>,
+    /// Set once somebody follows the log.
+    counters: OnceLock<Counters>,
+}
+
+/// What is counted of one log.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Bundles evicted.
+    pub evictions: IntCounter,
+    /// Resources that were served and not stored.
+    pub refused: IntCounter,
 }
 
 impl LogUsage {
@@ -170,18 +191,18 @@ impl LogUsage {
         Self {
             bytes: Tally::starting_at(bytes),
             tiles: Tally::starting_at(tiles),
-            evictions: OnceLock::new(),
+            counters: OnceLock::new(),
         }
     }
 
-    /// Counts evictions here from now on.
-    pub fn count_evictions(&self, counter: IntCounter) {
-        let _ = self.evictions.set(counter); // the first one stays: there is one name a log
+    /// Counts here from now on.
+    pub fn count(&self, counters: Counters) {
+        let _ = self.counters.set(counters); // the first one stays: there is one name a log
     }
 
     pub(super) fn evicted(&self, resources: u64) {
-        if let Some(counter) = self.evictions.get() {
-            counter.inc_by(resources);
+        if let Some(counters) = self.counters.get() {
+            counters.evictions.inc_by(resources);
         }
     }
 

@@ -108,7 +108,7 @@ impl Export {
 }
 
 fn source(opened: &Opened, log: KnownLog) -> anyhow::Result<Source> {
-    let known = |origin: &String| is_known(&opened.log(origin), &log.keys).unwrap_or_default();
+    let known = |origin: &String| is_known(&opened.log(origin), &log.trust).unwrap_or_default();
     let origin = match log.origin {
         Some(origin) => Some(origin),
         None => opened.origins()?.into_iter().find(known),
@@ -118,7 +118,7 @@ fn source(opened: &Opened, log: KnownLog) -> anyhow::Result<Source> {
         format!("nothing is stored for the log `{name}`, or nothing that one of its keys signed")
     })?;
     Ok(Source {
-        stored: Stored::open(opened.log(&origin), &log.keys)
+        stored: Stored::open(opened.log(&origin), &log.trust)
             .with_context(|| format!("cannot read what is trusted for `{origin}`"))?,
         name: log.name,
         upstream_url: log.upstream_url,

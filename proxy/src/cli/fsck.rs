@@ -10,7 +10,10 @@ use super::{
     EXIT_FAILURE, EXIT_IO, fail,
     logs::{KnownLog, Opened, configured, print_json, progress_bar, run},
 };
-use crate::fsck::{Options, Report, check};
+use crate::{
+    fsck::{Options, Report, check},
+    trust::Trust,
+};
 
 /// Prove everything in the cache again.
 ///
@@ -72,11 +75,11 @@ impl Fsck {
 
     fn check(&self, opened: &Opened, known: &[KnownLog]) -> anyhow::Result<Vec<Report>> {
         let mut reports = Vec::new();
-        for (name, origin, keys) in self.logs(opened, known)? {
+        for (name, origin, trust) in self.logs(opened, known)? {
             let bar = progress_bar("fsck", "groups");
             let options = Options {
                 log: &name,
-                keys: &keys,
+                trust: &trust,
                 repair: self.repair,
                 progress: &|done, total| {
                     bar.set_length(total as u64);
@@ -92,17 +95,17 @@ impl Fsck {
         Ok(reports)
     }
 
-    /// Name, origin and keys of every log to check: those that are configured, and whatever else is
+    /// Name, origin and signers of every log to check: those that are configured, and whatever else is
     /// in the cache, with all keys there are.
     fn logs(&self, opened: &Opened, known: &[KnownLog]) -> anyhow::Result<Vec<Checked>> {
         let mut logs: Vec<Checked> = Vec::new();
         for log in known {
             if let Some(origin) = opened.origin_of(log)? {
-                logs.push((log.name.clone(), origin, log.keys.to_vec()));
+                logs.push((log.name.clone(), origin, (*log.trust).clone()));
             }
         }
         if self.log.is_none() {
-            let all: Vec<_> = known.iter().flat_map(|log| log.keys.to_vec()).collect();
+            let all = Trust::any_of(known.iter().map(|log| &*log.trust));
             for origin in opened.origins()? {
                 if logs.iter().all(|(_, known, _)| *known != origin) {
                     logs.push((String::new(), origin, all.clone()));
@@ -113,7 +116,7 @@ impl Fsck {
     }
 }
 
-type Checked = (String, String, Vec<crate::note::vkey::VerifierKey>);
+type Checked = (String, String, Trust);
 
 fn print(reports: &[Report], json: bool) -> ExitCode {
     let clean = reports.iter().all(|report| report.damaged() == 0);

@@ -87,7 +87,7 @@ impl Import {
             destinations.push(Destination {
                 origin: opened.origin_of(&log)?,
                 name: log.name,
-                keys: log.keys,
+                trust: log.trust,
             });
         }
         let cache: &Cache = match opened {

@@ -4,7 +4,6 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use prometheus::IntCounter;
 use serde::Serialize;
 
 use super::{EXIT_CONFIG, check::settings, fail};
@@ -13,8 +12,7 @@ use crate::{
     cache::{Cache, CacheError, LogStore, View},
     config::Settings,
     log::stored::is_known,
-    note::vkey::VerifierKey,
-    trust::TrustedKeys,
+    trust::{Trust, TrustedKeys},
 };
 
 /// A configured log, and who may sign its checkpoints.
@@ -22,7 +20,7 @@ pub(super) struct KnownLog {
     pub(super) name: String,
     /// `None` if the configuration does not say.
     pub(super) origin: Option<String>,
-    pub(super) keys: Arc<Vec<VerifierKey>>,
+    pub(super) trust: Arc<Trust>,
     /// Its first upstream; `None` when offline.
     pub(super) upstream_url: Option<String>,
 }
@@ -48,7 +46,7 @@ fn known_logs(settings: &Settings, only: Option<&str>) -> anyhow::Result<Vec<Kno
             Ok(KnownLog {
                 name: log.name.clone(),
                 origin: log.origin.clone(),
-                keys: TrustedKeys::read(&log.keys)?.current(),
+                trust: TrustedKeys::read(&log.signers)?.current(),
                 upstream_url: log
                     .upstreams
                     .first()
@@ -85,16 +83,12 @@ impl Opened {
     /// Opens the configured cache, and does not wait for another process to leave it. Prints why it
     /// cannot, and ends with `failure` then, or with 75 if another process has it.
     pub(super) async fn locked(settings: &Settings, failure: u8) -> Result<Self, ExitCode> {
-        // What is not stored, each command says itself.
-        let refused = IntCounter::new("refused", "resources that were not stored")
-            .map_err(|error| fail(failure, &error.into()))?;
         let base = &settings.config.cache.base_path;
         let cache = Cache::open(
             base,
             Duration::ZERO,
             settings.memory_budget,
             settings.disk_budget,
-            refused,
         );
         let cache = cache
             .await
@@ -129,8 +123,12 @@ impl Opened {
         if log.origin.is_some() {
             return Ok(log.origin.clone());
         }
-        for origin in self.origins()? {
-            if is_known(&self.log(&origin), &log.keys)? {
+        let origins = self.origins()?;
+        if *log.trust == Trust::Anyone && origins.len() > 1 {
+            return Ok(None);
+        }
+        for origin in origins {
+            if is_known(&self.log(&origin), &log.trust)? {
                 return Ok(Some(origin));
             }
         }

@@ -60,10 +60,19 @@ pub struct LogSettings {
     pub name: String,
     /// First line of its checkpoints; `None` is learned from the first verified one.
     pub origin: Option<String>,
-    /// Where its verifier keys are; never empty.
-    pub keys: Vec<Source>,
+    /// Who may sign its checkpoints.
+    pub signers: Signers,
     /// Where its bytes come from; empty when offline.
     pub upstreams: Vec<UpstreamSettings>,
+}
+
+/// Who may sign a log's checkpoints.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Signers {
+    /// The keys that are there; never empty.
+    Keys(Vec<Source>),
+    /// Anybody: nothing but the consistency of what is served is proven.
+    Anyone,
 }
 
 /// The name of the log that paths without a prefix mean, while there is only one.
@@ -189,13 +198,7 @@ impl Config {
                 "has no effect: trust from TUF needs `tuf.enabled: true` and `tuf.root`",
             ));
         }
-        if self.public_keys.is_empty() && !self.tuf.enabled && !self.danger_accept_unsigned {
-            problems.push(Problem::new(
-                "public_keys",
-                "the log has no key, so nothing it serves could be proven; \
-                 give its verifier key (`name+id+base64`, PEM, or `file:PATH`)",
-            ));
-        }
+        let signers = self.signers(&mut problems, &mut warnings);
         let upstreams = upstreams(self, &mut problems, &mut warnings);
 
         if !problems.is_empty() {
@@ -205,7 +208,7 @@ impl Config {
             logs: vec![LogSettings {
                 name: DEFAULT_LOG.to_owned(),
                 origin: Some(self.origin.clone()).filter(|origin| !origin.is_empty()),
-                keys: self.public_keys.clone(),
+                signers,
                 upstreams,
             }],
             disk_budget: disk_budget.unwrap_or_default(),
@@ -218,6 +221,42 @@ impl Config {
             warnings,
             config: self.clone(),
         })
+    }
+
+    fn signers(&self, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) -> Signers {
+        const DANGER: &str = "danger_accept_unsigned";
+        let (keys, unsigned) = (&self.public_keys, self.danger_accept_unsigned);
+        let validated = self.tuf.validate_checkpoint_signature;
+        if !validated && !unsigned {
+            problems.push(Problem::new(
+                "tuf.validate_checkpoint_signature",
+                format!(
+                    "`false` would serve what nobody signed; if that is meant, say `{DANGER}: true`"
+                ),
+            ));
+        }
+        match (unsigned, keys.is_empty()) {
+            (true, false) if validated => problems.push(Problem::new(
+                DANGER,
+                "contradicts `public_keys`: with keys, what they did not sign is not accepted; \
+                 remove one of the two",
+            )),
+            (true, _) => {
+                warnings.push(Problem::new(
+                    DANGER,
+                    "checkpoints are accepted whoever signed them: what is served is consistent with \
+                     itself and with what was served before, and proves nothing more",
+                ));
+                return Signers::Anyone;
+            }
+            (false, true) if !self.tuf.enabled => problems.push(Problem::new(
+                "public_keys",
+                "the log has no key, so nothing it serves could be proven; \
+                 give its verifier key (`name+id+base64`, PEM, or `file:PATH`)",
+            )),
+            (false, _) => {}
+        }
+        Signers::Keys(keys.clone())
     }
 
     /// What of `tls` goes together; whether its files hold what they should is seen when they are
@@ -365,6 +404,14 @@ pub(super) mod tests {
                 "tile_proxy.rate_limit.trusted_proxies[1]: `proxy` is not an address",
             ),
             (
+                "danger_accept_unsigned: true",
+                "tile_proxy.danger_accept_unsigned: contradicts `public_keys`",
+            ),
+            (
+                "tuf: {validate_checkpoint_signature: false}",
+                "tile_proxy.tuf.validate_checkpoint_signature: `false` would serve",
+            ),
+            (
                 "rate_limit: {per_ip_per_second: 1000001}",
                 "tile_proxy.rate_limit: `per_ip_per_second` and `burst` are at most 1000000",
             ),
@@ -379,6 +426,16 @@ pub(super) mod tests {
         let problems = check("tile_proxy: {}").expect_err("no key");
         assert!(problems[0].starts_with("tile_proxy.public_keys: the log has no key"));
         assert!(check("tile_proxy: {public_keys: [k], cache: {max_size: 16Mi}}").is_ok());
+        for unsigned in [
+            "danger_accept_unsigned: true",
+            "danger_accept_unsigned: true, public_keys: [k], \
+             tuf: {validate_checkpoint_signature: false}",
+        ] {
+            let settings = check(&format!("tile_proxy: {{{unsigned}}}")).expect(unsigned);
+            assert_eq!(settings.logs[0].signers, Signers::Anyone, "{unsigned}");
+            let loud = |warning: &Problem| warning.key == "tile_proxy.danger_accept_unsigned";
+            assert!(settings.warnings.iter().any(loud), "{unsigned}");
+        }
         assert!(
             check("tile_proxy: {public_keys: [k], checkpoint: {refresh_interval: 1s}}").is_ok()
         );

@@ -10,10 +10,10 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         upstreams,
         logs,
         passthrough,
-        danger_accept_unsigned,
         tuf,
         peers,
         // Honoured.
+        danger_accept_unsigned: _,
         tls: _,
         audit: _,
         rate_limit: _,
@@ -44,17 +44,7 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         (writes, "upstreams", "`write_url`, passing writes through,"),
         (!logs.is_empty(), "logs", "more than one log"),
         (*passthrough, "passthrough", "passing requests through"),
-        (
-            *danger_accept_unsigned,
-            "danger_accept_unsigned",
-            "a log without keys",
-        ),
         (tuf.enabled, "tuf.enabled", "trust from TUF"),
-        (
-            !tuf.validate_checkpoint_signature,
-            "tuf.validate_checkpoint_signature",
-            "a log without keys",
-        ),
         (
             *peers != Default::default(),
             "peers",
@@ -87,7 +77,6 @@ mod tests {
             ),
             ("logs: [{name: a}]", "logs"),
             ("passthrough: true", "passthrough"),
-            ("danger_accept_unsigned: true", "danger_accept_unsigned"),
             ("tuf: {enabled: true}", "tuf.enabled"),
             ("peers: {file: /etc/peers.yaml}", "peers"),
         ] {

@@ -158,8 +158,12 @@ fn ready(site: &Site, service: &Service) -> Reply {
 
 fn metrics(site: &Site) -> Reply {
     if let Some(service) = site.service.get() {
-        let bytes = service.cache.usage().bytes();
-        site.metrics.size_bytes.set(bytes as f64);
+        let of_log = service.log.store().map_or(0, |it| it.usage.bytes.get());
+        let rest = service.cache.usage().bytes().saturating_sub(of_log);
+        for (log, bytes) in [(service.log.name(), of_log), ("", rest)] {
+            let gauge = site.metrics.size_bytes.with_label_values(&[log]);
+            gauge.set(bytes as f64);
+        }
         if let Some(age) = service.log.served_age() {
             let gauge = site
                 .metrics

@@ -25,6 +25,12 @@ use crate::{
 /// How old the checkpoint is: seconds since the log confirmed it.
 const CHECKPOINT_AGE: HeaderName = HeaderName::from_static("tile-proxy-checkpoint-age");
 
+/// What the checkpoint's signature is not worth, when it is not worth what it should be.
+const TRUST: HeaderName = HeaderName::from_static("tile-proxy-trust");
+
+/// Nobody's key is known: `danger_accept_unsigned`.
+const UNSIGNED: HeaderValue = HeaderValue::from_static("unsigned");
+
 /// Tiles never change: a week, as logs themselves say.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=604800, immutable");
 
@@ -113,8 +119,11 @@ async fn checkpoint(site: &Site, service: &Service) -> Reply {
     let mut text = with(text, name, value);
     text.headers_mut().insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("tile-proxy-checkpoint-age"),
+        HeaderValue::from_static("tile-proxy-checkpoint-age, tile-proxy-trust"),
     );
+    if service.log.accepts_unsigned() {
+        text = with(text, TRUST, UNSIGNED);
+    }
     if let Some(age) = age {
         text = with(text, CHECKPOINT_AGE, HeaderValue::from(age.as_secs()));
     }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     audit::Event,
     cache::files::StoredCheckpoint,
-    note::{self, checkpoint::Checkpoint},
+    note::checkpoint::Checkpoint,
     tlog::{
         Hash,
         consistency::{prefix_root, spine},
@@ -310,7 +310,7 @@ impl Log {
 
     /// The checkpoint that a known key signed for this log.
     fn open(&self, note: &[u8]) -> Result<Checkpoint, FollowError> {
-        let offered = Checkpoint::parse(note::open(note, &self.options.keys.current())?)?;
+        let offered = Checkpoint::parse(self.options.keys.current().open(note)?)?;
         let known = self.store.get().map(|store| store.origin());
         match self.options.origin.as_deref().or(known) {
             Some(want) if want != offered.origin => Err(FollowError::Origin {

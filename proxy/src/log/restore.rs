@@ -11,9 +11,9 @@ use tracing::{info, warn};
 use super::{Floor, Log, Trusted, verify::VerifiedEdge};
 use crate::{
     audit::Event,
-    cache::{LogStore, files::StoredCheckpoint},
-    note::{self, checkpoint::Checkpoint, vkey::VerifierKey},
-    trust::Reload,
+    cache::{LogStore, files::StoredCheckpoint, usage::Counters},
+    note::{self, checkpoint::Checkpoint},
+    trust::{Reload, Trust},
 };
 
 impl Log {
@@ -25,7 +25,11 @@ impl Log {
         if let Some(origin) = &self.options.origin {
             return self.restore_origin(origin);
         }
-        for origin in self.cache.origins()? {
+        let origins = self.cache.origins()?;
+        if *self.options.keys.current() == Trust::Anyone && origins.len() > 1 {
+            return Ok(()); // whichever it is, somebody signed it
+        }
+        for origin in origins {
             let stored = self.cache.log(&origin).files.read_checkpoints()?;
             let ours = |stored| Restored::new(stored, &origin, &self.options.keys.current());
             if stored
@@ -62,10 +66,10 @@ impl Log {
             }
             Reload::Changed => {
                 let keys = self.options.keys.current();
-                info!(log = self.name(), keys = keys.len(), "keys changed");
+                info!(log = self.name(), keys = keys.keys().len(), "keys changed");
                 self.options.audit.record(&Event::KeysChanged {
                     log: self.name(),
-                    keys: keys.iter().map(ToString::to_string).collect(),
+                    keys: keys.keys().iter().map(ToString::to_string).collect(),
                 });
             }
         }
@@ -173,9 +177,10 @@ impl Log {
                 warn!(log = self.name(), %error, "records will not name their upstream");
             }
         }
-        store
-            .usage
-            .count_evictions(self.metrics.evictions.with_label_values(&[self.name()]));
+        store.usage.count(Counters {
+            evictions: self.metrics.evictions.with_label_values(&[self.name()]),
+            refused: self.metrics.store_refused.with_label_values(&[self.name()]),
+        });
         let _ = self.store.set(store); // set already if two refreshes learned the origin at once
     }
 }
@@ -193,12 +198,8 @@ pub(super) struct Restored {
 impl Restored {
     /// `None` if it is not a checkpoint of this log. Where no known key signed it, its edge must
     /// vouch for its size and root: a flipped bit must not become the floor.
-    pub(super) fn new(
-        stored: &StoredCheckpoint,
-        origin: &str,
-        keys: &[VerifierKey],
-    ) -> Option<Self> {
-        let (text, verified) = match note::open(&stored.note, keys) {
+    pub(super) fn new(stored: &StoredCheckpoint, origin: &str, trust: &Trust) -> Option<Self> {
+        let (text, verified) = match trust.open(&stored.note) {
             Ok(text) => (text, true),
             Err(_) => (note::text_unverified(&stored.note).ok()?, false),
         };

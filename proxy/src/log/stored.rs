@@ -20,13 +20,14 @@ use crate::{
         LogStore,
         slots::{Record, Slot},
     },
-    note::{checkpoint::Checkpoint, vkey::VerifierKey},
+    note::checkpoint::Checkpoint,
     tlog::{
         Hash, bundle,
         consistency::{prefix_root, spine},
         path::Bundle,
         tile::{FULL_WIDTH, Tile, width_in},
     },
+    trust::Trust,
 };
 
 /// Proven tiles kept, 8 KiB each: 4 MiB. A group of 1,024 tiles has four parents, and their
@@ -41,9 +42,9 @@ const LOOKS: usize = 3;
 ///
 /// # Errors
 /// When a stored checkpoint cannot be read.
-pub fn is_known(store: &LogStore, keys: &[VerifierKey]) -> io::Result<bool> {
+pub fn is_known(store: &LogStore, trust: &Trust) -> io::Result<bool> {
     let stored = store.files.read_checkpoints()?;
-    let ours = |stored| Restored::new(stored, store.origin(), keys);
+    let ours = |stored| Restored::new(stored, store.origin(), trust);
     Ok(stored
         .iter()
         .filter_map(ours)
@@ -70,12 +71,12 @@ pub struct StoredNote {
 ///
 /// # Errors
 /// When one cannot be read.
-pub fn stored_notes(store: &LogStore, keys: &[VerifierKey]) -> io::Result<Vec<StoredNote>> {
+pub fn stored_notes(store: &LogStore, trust: &Trust) -> io::Result<Vec<StoredNote>> {
     let sizes = store.files.checkpoint_sizes()?.into_iter().rev();
     sizes
         .map(|named| {
             let stored = store.files.read_checkpoint(named);
-            let restored = Restored::new(&stored, store.origin(), keys)
+            let restored = Restored::new(&stored, store.origin(), trust)
                 .filter(|restored| restored.checkpoint.size == named);
             let has_edge = !stored.edge.is_empty() || named == 0;
             Ok(StoredNote {
@@ -117,10 +118,10 @@ impl Stored {
     ///
     /// # Errors
     /// When a stored checkpoint cannot be read.
-    pub fn open(store: Arc<LogStore>, keys: &[VerifierKey]) -> io::Result<Self> {
+    pub fn open(store: Arc<LogStore>, trust: &Trust) -> io::Result<Self> {
         for size in store.files.checkpoint_sizes()?.into_iter().rev() {
             let stored = store.files.read_checkpoint(size);
-            let Some(restored) = Restored::new(&stored, store.origin(), keys) else {
+            let Some(restored) = Restored::new(&stored, store.origin(), trust) else {
                 continue; // not a checkpoint of this log
             };
             let Restored {

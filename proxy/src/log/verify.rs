@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use crate::{
+    cache::Body,
     note::checkpoint::Checkpoint,
     tlog::{
         HASH_BYTES, Hash, bundle, edge,
@@ -122,12 +123,13 @@ impl VerifiedTile {
 #[derive(Clone, Debug)]
 pub struct VerifiedEdge {
     tiles: Vec<(Tile, Bytes)>, // from level 0 upwards, exactly `edge_tiles(size)`
+    bodies: Vec<Body>,         // of these tiles, in this order
 }
 
 impl VerifiedEdge {
     /// Proves the edge tiles of `checkpoint`, from level 0 upwards.
     ///
-    /// Costs fewer than 256 node hashes a tile.
+    /// Costs fewer than 256 node hashes and one SHA-256 of up to 8 KiB a tile.
     ///
     /// # Errors
     /// [`NotProven`], when one of them is wrong; which one cannot be said.
@@ -148,12 +150,22 @@ impl VerifiedEdge {
                 got: root,
             });
         }
-        Ok(Self { tiles })
+        let bodies = tiles.iter().map(|(_, bytes)| Body::new(bytes.clone()));
+        Ok(Self {
+            bodies: bodies.collect(),
+            tiles,
+        })
     }
 
     /// The tiles, from level 0 upwards.
     pub fn tiles(&self) -> &[(Tile, Bytes)] {
         &self.tiles
+    }
+
+    /// An edge tile as it is served; `None` if it is none, or one of another width.
+    pub fn body(&self, wanted: Tile) -> Option<&Body> {
+        let at = self.tiles.iter().position(|(tile, _)| *tile == wanted)?;
+        self.bodies.get(at)
     }
 
     /// The content of the edge tile at these coordinates, if it is one.

@@ -24,8 +24,8 @@ use crate::{
         stored::Found,
         verify::{VerifiedBundle, VerifiedTile},
     },
-    note::vkey::VerifierKey,
     tlog::tile::FULL_TILE_BYTES,
+    trust::Trust,
 };
 
 /// Bytes handed to the cache before they are made durable: an eighth of what may wait there.
@@ -46,7 +46,7 @@ pub struct Destination {
     /// that of the first checkpoint that one of the keys signed.
     pub origin: Option<String>,
     /// Who may sign its checkpoints.
-    pub keys: Arc<Vec<VerifierKey>>,
+    pub trust: Arc<Trust>,
 }
 
 /// Why an import ended before its end. What was proven until then is stored; no checkpoint is.
@@ -76,7 +76,7 @@ pub fn import(
     (path, format): (&Path, Format),
     progress: &dyn Fn(u64),
 ) -> Result<Vec<Report>, ImportError> {
-    let refused_before = cache.usage().refused.get();
+    let refused_before = cache.usage().refused();
     let Survey {
         offers,
         mut strangers,
@@ -124,7 +124,7 @@ pub fn import(
         broken = Some(error);
     }
     runtime.block_on(cache.flush())?;
-    let unstored = cache.usage().refused.get() - refused_before;
+    let unstored = cache.usage().refused() - refused_before;
     let why = match (&broken, unstored) {
         (Some(error), _) => Some(error.to_string()),
         (None, 0) => None,

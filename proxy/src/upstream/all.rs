@@ -205,6 +205,9 @@ impl Upstreams {
             Err(Passed::Wrong(error)) => Err(error.to_string()),
         };
         let upstream = &watch.asked.upstream;
+        if let (Err(Passed::Fetch(error)), Question::Tile) = (&outcome, question) {
+            upstream.complain(&self.log, error);
+        }
         if let Err(error) = &noted {
             debug!(
                 log = self.log,

@@ -93,6 +93,19 @@ impl FetchError {
         }
     }
 
+    /// What kind of failure it is, whatever its numbers and names.
+    pub(super) fn kind(&self) -> &str {
+        match self {
+            Self::NotFound { .. } => "not found",
+            Self::Status { status, .. } => status.as_str(),
+            Self::Network { message, .. } => message,
+            Self::Throttled { .. } => "throttled",
+            Self::TooLarge { .. } => "too large",
+            Self::ReadElsewhere { .. } => "read elsewhere",
+            Self::RekorV1 { .. } => "Rekor v1",
+        }
+    }
+
     /// What it counts as in metrics: a response code, or `error`.
     pub(super) fn status(&self) -> &str {
         match self {

@@ -226,7 +226,7 @@ fn a_full_disk_stops_storing_and_not_serving() {
         }
     }
     eventually("what is not kept is counted", || {
-        proxy.metric("tile_proxy_cache_store_refused_total") >= 40.0
+        proxy.metric("tile_proxy_cache_store_refused_total{log=\"default\"}") >= 40.0
     });
     assert_eq!(proxy.printed("cache cannot store").len(), 1, "one warning");
     assert_eq!(proxy.get("/_admin/ready").status, 200, "a degradation");

@@ -400,6 +400,34 @@ fn whatever_the_first_does_the_second_serves_and_nothing_false_is_kept() {
 }
 
 #[test]
+fn a_name_that_nobody_knows_is_passed_over() {
+    let log = Arc::new(FixtureLog::with_entries(70_000));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let more = format!(
+        "  coalescing: {{max_wait_ms: 60000}}\n  upstreams:\n  \
+         - {{name: first, url: \"http://rome.invalid/\", priority: 1}}\n  \
+         - {{name: second, url: \"{}\", priority: 2}}\n",
+        upstream.url()
+    );
+    let proxy = Proxy::start_with(&log.vkey(), cache.path(), &more);
+    eventually("it is followed", || proxy.get("/checkpoint").status == 200);
+    assert_eq!(proxy.send("POST", "/_admin/refresh", "").status, 200);
+    let tile = proxy.get("/tile/0/001");
+    assert_eq!(tile.status, 200, "{}", tile.text());
+    assert_eq!(Some(tile.body), log.get("tile/0/001", 70_000, false));
+    let count = |status: &str, upstream: &str| {
+        let labels = format!("{{log=\"default\",status=\"{status}\",upstream=\"{upstream}\"}}");
+        proxy.metric(&format!("tile_proxy_upstream_requests_total{labels}"))
+    };
+    assert!(count("error", "first") > 0.0);
+    assert!(count("200", "second") > 0.0);
+    assert_eq!(count("error", "second"), 0.0);
+    let said = proxy.printed("upstream's checkpoint passed over");
+    assert!(said[0].contains("first"), "{said:?}");
+}
+
+#[test]
 fn two_liars_are_502_and_one_liar_without_another_answer_is_too() {
     let two = Two::new();
     two.first

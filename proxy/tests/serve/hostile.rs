@@ -7,119 +7,188 @@ use crate::{
     world::{Answer, FixtureLog, Proxy, Upstream, cache_directory, eventually, request, run},
 };
 
+/// What the proxy says, besides 502 or 503 to its client.
+enum Seen {
+    /// Bytes that are not in the tree: counted and said as such.
+    Lie,
+    /// No tile: counted by this status, and said with these words.
+    Nothing(&'static str, &'static str),
+}
+use Seen::{Lie, Nothing};
+
 #[test]
 fn a_lie_is_neither_served_nor_kept() {
-    type Lie = fn(&[u8], &[u8]) -> Answer; // from the truth, and from the truth of the next one
+    type Lying = fn(&[u8], &[u8]) -> Answer; // from the truth, and from the truth of the next one
     fn flipped(bytes: &[u8], at: usize) -> Answer {
         let mut bytes = bytes.to_vec();
         bytes[at] ^= 1;
         Answer::Body(bytes)
     }
-    let rows: [(&str, Lie, u16); 26] = [
-        ("tile/0", |truth, _| flipped(truth, 0), 502),
-        ("tile/0", |truth, _| flipped(truth, 8_191), 502),
-        ("tile/0", |_, next| Answer::Body(next.to_vec()), 502),
+    let log = Arc::new(FixtureLog::with_entries(70_000));
+    // Of both kinds of resource.
+    let any: [(Lying, Seen); 17] = [
+        (|truth, _| flipped(truth, 5), Lie),
+        (|truth, _| flipped(truth, truth.len() - 1), Lie),
         (
-            "tile/0",
-            |truth, _| Answer::Body(truth[..8_160].to_vec()),
-            502,
-        ),
-        ("tile/0", |truth, _| Answer::Body(truth[..96].to_vec()), 502), // a partial tile's bytes
-        (
-            "tile/0",
-            |_, _| Answer::Body(b"<html>come back later</html>".to_vec()),
-            502,
-        ),
-        ("tile/0", |_, _| Answer::Body(Vec::new()), 502),
-        // More than a tile can have is not read to its end.
-        (
-            "tile/0",
-            |truth, _| Answer::Body([truth, &[0; 32]].concat()),
-            503,
-        ),
-        ("tile/0", |truth, _| Answer::Reset(truth.to_vec()), 503),
-        ("tile/0", |_, _| Answer::Status(500), 503),
-        ("tile/0", |_, _| Answer::Status(403), 503),
-        ("tile/0", |_, _| Answer::Status(429), 503),
-        // It is in the tree, whatever the upstream says: never 404.
-        ("tile/0", |_, _| Answer::Status(404), 503),
-        ("tile/0", |_, _| Answer::Status(302), 503),
-        (
-            "tile/0",
-            |_, _| Answer::Redirect("/tile/0/loop".to_owned()),
-            503,
-        ),
-        (
-            "tile/0",
-            |_, _| Answer::Redirect("http://oslo.invalid/".to_owned()),
-            503,
-        ),
-        ("tile/0", |_, _| Answer::Bomb(64 << 20), 503),
-        ("tile/0", |_, _| Answer::Endless, 503),
-        ("tile/entries", |_, _| Answer::Bomb(64 << 20), 503),
-        ("tile/entries", |_, _| Answer::Endless, 503),
-        ("tile/entries", |_, _| Answer::Reset(vec![0; 900]), 503),
-        ("tile/entries", |truth, _| flipped(truth, 5), 502),
-        ("tile/entries", |truth, _| flipped(truth, 0), 502), // the length of the first entry
-        ("tile/entries", |_, next| Answer::Body(next.to_vec()), 502),
-        (
-            "tile/entries",
             |truth, _| Answer::Body(truth[..truth.len() - 1].to_vec()),
-            502,
+            Lie,
         ),
-        ("tile/entries", |_, _| Answer::Body(b"<html>".to_vec()), 502),
+        (|_, next| Answer::Body(next.to_vec()), Lie), // of another place
+        (
+            |_, _| Answer::Body(b"<html>come back later</html>".to_vec()),
+            Lie,
+        ),
+        (|_, _| Answer::Body(Vec::new()), Lie),
+        // More than there can be is not read to its end.
+        (
+            |_, _| Answer::Body(vec![0; 17 << 20]),
+            Nothing("error", "sent more than"),
+        ),
+        (
+            |_, _| Answer::Bomb(64 << 20),
+            Nothing("error", "sent more than"),
+        ),
+        (|_, _| Answer::Endless, Nothing("error", "sent more than")),
+        (
+            |truth, _| Answer::Reset(truth.to_vec()),
+            Nothing("error", "end of file before message length reached"),
+        ),
+        (|_, _| Answer::Status(500), Nothing("500", "answered 500")),
+        (|_, _| Answer::Status(403), Nothing("403", "answered 403")),
+        (|_, _| Answer::Throttle(1), Nothing("429", "answered 429")),
+        // It is in the tree, whatever the upstream says: never 404.
+        (
+            |_, _| Answer::Status(404),
+            Nothing("404", "does not have it"),
+        ),
+        (|_, _| Answer::Status(302), Nothing("302", "answered 302")),
+        (
+            |_, _| Answer::Redirect("/tile/loop".to_owned()),
+            Nothing("error", "it redirects too often"),
+        ),
+        (
+            |_, _| Answer::Redirect("http://oslo.invalid/".to_owned()),
+            Nothing("error", "it redirects to another host"),
+        ),
     ];
-    let (log, upstream, cache, proxy) = honest(70_000);
-    for (i, (kind, lie, status)) in rows.into_iter().enumerate() {
-        let truth = |i: usize| {
-            log.get(&format!("{kind}/{i:03}"), 70_000, false)
-                .expect("there")
-        };
-        let path = format!("{kind}/{i:03}");
-        let answer = lie(&truth(i), &truth(i + 1));
-        upstream.lies_about(&path, answer);
-        let to_itself = Answer::Redirect("/tile/0/loop".to_owned());
-        upstream.lies_about("tile/0/loop", to_itself);
-        let response = proxy.get(&format!("/{path}"));
-        assert_eq!(
-            response.status,
-            status,
-            "row {i}, {path}: {}",
-            response.text()
-        );
-        assert_eq!(
-            response.header("cache-control"),
-            Some("no-store"),
-            "row {i}"
-        );
-        assert_eq!(
-            response.header("retry-after").is_some(),
-            status == 503,
-            "row {i}"
-        );
-        // Nothing was kept: neither a slot nor a file has it.
-        let stored = match kind {
-            "tile/0" => proxy.get(&format!("/_admin/cache/tiles/0/{i:03}")).status == 200,
-            _ => !find(cache.path(), &format!("{i:03}")).is_empty(),
-        };
-        assert!(!stored, "row {i}");
-        upstream.tells_the_truth();
-        // The error is remembered for half a second, then the truth is fetched.
-        eventually("the truth is served", || {
-            proxy.get(&format!("/{path}")).status == 200
-        });
-        assert_eq!(proxy.get(&format!("/{path}")).body, truth(i), "row {i}");
+    for kind in ["tile/0", "tile/entries"] {
+        for (i, (lying, seen)) in any.iter().enumerate() {
+            let [path, next] = [i, i + 1].map(|i| format!("{kind}/{i:03}"));
+            let truth = log.get(&path, 70_000, false).expect("there");
+            let next = log.get(&next, 70_000, false).expect("there");
+            refuses(&log, &path, lying(&truth, &next), seen);
+        }
     }
-    let failures = |kind: &str| {
-        let labels = format!("{{kind=\"{kind}\",log=\"default\",upstream=\"127.0.0.1\"}}");
-        proxy.metric(&format!("tile_proxy_verify_failures_total{labels}"))
+    // What a partial one has where a full one belongs, and the reverse; and of a level or a kind that
+    // is next to it.
+    let at = |path: &str| log.get(path, 70_000, false).expect("there");
+    for (path, instead) in [
+        ("tile/0/001", at("tile/0/001")[..112 * 32].to_vec()),
+        ("tile/0/001", at("tile/1/000")),
+        ("tile/1/000", at("tile/0/000")),
+        (
+            "tile/0/001",
+            [&at("tile/0/001")[..], &[0; 32]].concat()[32..].to_vec(),
+        ),
+        ("tile/entries/001", at("tile/entries/273.p/112")),
+        ("tile/entries/001", at("tile/0/001")),
+        ("tile/entries/273.p/112", at("tile/entries/000")),
+        (
+            "tile/entries/273.p/112",
+            at("tile/entries/000")[..2].to_vec(),
+        ),
+    ] {
+        refuses(&log, path, Answer::Body(instead), &Lie);
+    }
+    // A byte more than a tile has is too long to be one, and is not read.
+    let longer = [at("tile/0/001"), vec![0]].concat();
+    refuses(
+        &log,
+        "tile/0/001",
+        Answer::Body(longer),
+        &Nothing("error", "sent more than 8192 bytes"),
+    );
+}
+
+/// That an answer about `path` is neither served nor kept, is said and counted, and that nothing but
+/// the truth follows.
+fn refuses(log: &Arc<FixtureLog>, path: &str, answer: Answer, seen: &Seen) {
+    let upstream = Upstream::serving(log);
+    let cache = cache_directory();
+    let proxy = Proxy::ready(&upstream.url(), &log.vkey(), cache.path());
+    upstream.lies_about("tile/loop", Answer::Redirect("/tile/loop".to_owned()));
+    let case = format!("{path}: {}", short(&answer));
+    upstream.lies_about(path, answer);
+    let response = proxy.get(&format!("/{path}"));
+    let kind = if path.starts_with("tile/entries") {
+        "bundle"
+    } else {
+        "tile"
     };
-    assert_eq!((failures("tile"), failures("bundle")), (7.0, 5.0));
-    assert_eq!(proxy.printed("upstream response rejected").len(), 12);
+    let of = "log=\"default\"";
+    let (status, counted, said) = match seen {
+        Lie => (
+            502,
+            format!(
+                "tile_proxy_verify_failures_total{{kind=\"{kind}\",{of},upstream=\"127.0.0.1\"}}"
+            ),
+            ["upstream response rejected", path],
+        ),
+        Nothing(status, why) => (
+            503,
+            format!(
+                "tile_proxy_upstream_requests_total{{{of},status=\"{status}\",upstream=\"127.0.0.1\"}}"
+            ),
+            ["tile not read from upstream", why],
+        ),
+    };
+    assert_eq!(response.status, status, "{case}: {}", response.text());
+    assert_eq!(response.header("cache-control"), Some("no-store"), "{case}");
+    assert_eq!(
+        response.header("retry-after").is_some(),
+        status == 503,
+        "{case}"
+    );
+    let count = proxy.metric(&counted);
+    assert!(count >= 1.0, "{case}: {counted} is {count}");
+    assert_eq!(
+        proxy.metric(&format!(
+            "tile_proxy_responses_total{{{of},status=\"{status}\"}}"
+        )),
+        1.0,
+        "{case}"
+    );
+    eventually("it is said", || !proxy.printed(said[0]).is_empty());
+    let lines = proxy.printed(said[0]);
+    assert_eq!(lines.len(), 1, "{case}: {lines:?}");
+    assert!(lines[0].contains(said[1]), "{case}: {lines:?}");
+    // Nothing was kept: neither a slot nor a file has it.
+    let name = path.rsplit('/').next().expect("a path");
+    let stored = match path.strip_prefix("tile/").filter(|_| kind == "tile") {
+        Some(tile) => proxy.get(&format!("/_admin/cache/tiles/{tile}")).status == 200,
+        None => !find(cache.path(), name).is_empty(),
+    };
+    assert!(!stored, "{case}");
+    // The error is remembered for half a second, then the truth is fetched.
+    upstream.tells_the_truth();
+    let truth = log.get(path, log.size(), false).expect("there");
+    eventually("the truth is served", || {
+        proxy.get(&format!("/{path}")).status == 200
+    });
+    assert_eq!(proxy.get(&format!("/{path}")).body, truth, "{case}");
     // And all that is on the disk is proven.
     assert_eq!(proxy.stop(), Some(0));
     let checked = run("fsck", cache.path(), &[]);
-    assert_eq!(checked.code, Some(0), "{}", checked.stdout);
+    assert_eq!(checked.code, Some(0), "{case}: {}", checked.stdout);
+}
+
+/// An answer, without the body that it may have.
+fn short(answer: &Answer) -> String {
+    match answer {
+        Answer::Body(body) => format!("{} bytes", body.len()),
+        Answer::Reset(body) => format!("half of {} bytes", body.len()),
+        answer => format!("{answer:?}"),
+    }
 }
 
 #[test]
@@ -316,6 +385,39 @@ fn another_key_is_held_against_what_the_first_one_signed() {
 }
 
 #[test]
+fn without_keys_a_log_is_who_answers_first_and_has_one_history_all_the_same() {
+    let log = Arc::new(FixtureLog::with_entries(70_000));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let not_its_key = FixtureLog::with_entries(1).signed_by(9).vkey();
+    let more = "  danger_accept_unsigned: true\n  tuf: {validate_checkpoint_signature: false}\n";
+    let proxy = Proxy::start(&upstream.url(), &not_its_key, cache.path(), more);
+    eventually("it is followed", || proxy.get("/checkpoint").status == 200);
+    assert_eq!(
+        proxy.get("/checkpoint").header("tile-proxy-trust"),
+        Some("unsigned")
+    );
+    assert_eq!(proxy.printed("danger_accept_unsigned").len(), 1);
+    assert_eq!(proxy.get("/tile/0/001").status, 200);
+    upstream.lies_about("tile/0/002", Answer::Body(vec![0; 8_192]));
+    assert_eq!(proxy.get("/tile/0/002").status, 502);
+    let fork = Arc::new(FixtureLog::forked(60_000, 70_500).signed_by(9));
+    upstream.becomes(&fork, 70_500);
+    eventually("the fork is found out", || {
+        !proxy.printed("split view; the trusted").is_empty()
+    });
+    assert_eq!(proxy.stop(), Some(0));
+    // Taken up again; and not any more once there is a key.
+    upstream.becomes(&log, 70_000);
+    let proxy = Proxy::ready("http://rome.invalid/", &not_its_key, cache.path());
+    assert_eq!(proxy.get("/checkpoint").status, 503);
+    assert_eq!(proxy.stop(), Some(0));
+    let proxy = Proxy::start("http://rome.invalid/", &not_its_key, cache.path(), more);
+    eventually("it is served", || proxy.get("/checkpoint").status == 200);
+    assert_eq!(size_of(&proxy.get("/checkpoint").body), 70_000);
+}
+
+#[test]
 fn a_split_view_is_kept_as_evidence_and_not_followed() {
     for (forked_size, case) in [
         (70_000, "the same size"),
@@ -403,16 +505,68 @@ fn a_checkpoint_that_is_not_the_logs_is_refused() {
 #[test]
 fn wrong_edge_tiles_accuse_the_upstream_and_not_the_log() {
     let log = Arc::new(FixtureLog::with_entries(70_000));
-    let upstream = Upstream::serving(&log);
-    let mut wrong = log.get("tile/1/001.p/17", 70_000, false).expect("there");
-    wrong[40] ^= 1;
-    upstream.lies_about("tile/1/001.p/17", Answer::Body(wrong));
-    let cache = cache_directory();
-    let proxy = Proxy::ready(&upstream.url(), &log.vkey(), cache.path());
-    assert_eq!(proxy.get("/checkpoint").status, 502);
-    assert!(find(cache.path(), "offered.checkpoint").is_empty());
-    upstream.tells_the_truth();
-    eventually("the checkpoint is served", || {
-        proxy.get("/checkpoint").status == 200
-    });
+    let at = |path: &str| log.get(path, 70_000, false).expect("there");
+    let edge = "tile/1/001.p/17";
+    let mut flipped = at(edge);
+    flipped[40] ^= 1;
+    for (lie, status, says) in [
+        (Answer::Body(flipped), 502, "checkpoint"),
+        (
+            Answer::Body(at(edge)[..16 * 32].to_vec()),
+            502,
+            "checkpoint",
+        ), // a narrower one
+        (Answer::Body(at("tile/1/000")), 502, "checkpoint"), // a full one
+        (
+            Answer::Body(at("tile/1/000")[..17 * 32].to_vec()),
+            502,
+            "checkpoint",
+        ), // of elsewhere
+        (Answer::Body(b"<html>".to_vec()), 502, "checkpoint"),
+        (Answer::Body(Vec::new()), 502, "checkpoint"),
+        (Answer::Bomb(64 << 20), 503, "more than 8192 bytes"),
+        (Answer::Endless, 503, "more than 8192 bytes"),
+        (Answer::Reset(at(edge)), 503, "cannot read"),
+        (Answer::Drip(at(edge)), 503, ""),
+        (Answer::Status(404), 503, "does not have it"),
+        (Answer::Status(500), 503, "answered 500"),
+        (
+            Answer::Redirect("http://oslo.invalid/".to_owned()),
+            503,
+            "to another host",
+        ),
+    ] {
+        let upstream = Upstream::serving(&log);
+        let case = short(&lie);
+        upstream.lies_about(edge, lie);
+        let cache = cache_directory();
+        let url = upstream.url();
+        let more = format!(
+            "  upstreams: [{{name: rome, url: \"{url}\", timeout: 3s}}]\n  \
+             failover: {{retry_count: 0}}\n"
+        );
+        let proxy = Proxy::start_with(&log.vkey(), cache.path(), &more);
+        eventually("the proxy is ready", || {
+            proxy.get("/_admin/ready").status == 200
+        });
+        let response = proxy.get("/checkpoint");
+        assert_eq!(response.status, status, "{case}: {}", response.text());
+        eventually("it is said", || {
+            let said = proxy.printed("checkpoint not refreshed");
+            said.iter().any(|line| line.contains(says))
+        });
+        let labels = "{kind=\"edge\",log=\"default\",upstream=\"rome\"}";
+        let lies = proxy.metric(&format!("tile_proxy_verify_failures_total{labels}"));
+        assert_eq!(lies > 0.0, status == 502, "{case}: {lies}");
+        let healthy = "tile_proxy_upstream_healthy{log=\"default\",upstream=\"rome\"}";
+        assert_eq!(proxy.metric(healthy), 0.0, "{case}");
+        // Neither the checkpoint nor anything that it would vouch for was kept, nor called a fork.
+        for name in ["70000.checkpoint", "70000.edge", "offered.checkpoint"] {
+            assert!(find(cache.path(), name).is_empty(), "{case}: {name}");
+        }
+        upstream.tells_the_truth();
+        eventually("the checkpoint is served", || {
+            proxy.get("/checkpoint").status == 200
+        });
+    }
 }

@@ -133,7 +133,8 @@ fn a_page_of_another_site_may_read_and_nothing_else() {
     assert_eq!((preflight.status, preflight.body.len()), (204, 0));
     let checkpoint = proxy.get("/checkpoint");
     let exposed = checkpoint.header("access-control-expose-headers");
-    assert_eq!(exposed, Some("tile-proxy-checkpoint-age"));
+    assert_eq!(exposed, Some("tile-proxy-checkpoint-age, tile-proxy-trust"));
+    assert_eq!(checkpoint.header("tile-proxy-trust"), None);
     for path in [
         "/_admin/",
         "/_admin/health",

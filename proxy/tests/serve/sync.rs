@@ -90,7 +90,7 @@ fn a_sync_that_was_cut_off_goes_on_where_it_was() {
     eventually("a third is there", || {
         progress(&proxy)["done"].as_u64() > Some(WHOLE / 3)
     });
-    let refused = proxy.metric("tile_proxy_cache_store_refused_total") as usize;
+    let refused = proxy.metric("tile_proxy_cache_store_refused_total{log=\"default\"}") as usize;
     assert_eq!(proxy.stop(), Some(0));
     let before = upstream.tile_requests();
     assert!(before < WHOLE as usize, "it was not cut off");

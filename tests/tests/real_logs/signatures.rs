@@ -16,19 +16,34 @@ fn signatures_in_rekor_are_proven_through_the_proxy() -> Result<()> {
     let world = World::new("rekor", &[REKOR_SERVER, TESSERA_FSCK])?;
     let rekor = Rekor::start(&world)?;
     let key = rekor.verifier_key();
+    // As Sigstore gives them: the place to write to, the key in PEM, and tiles elsewhere.
+    let pem = world.file("rekor.pub", rekor.public_key_pem())?;
+    let followed = Followed {
+        url: &rekor.url(),
+        tiles: Some(&format!("{}/{API}", rekor.tiles().url())),
+        key: &format!("file:{}", pem.display()),
+        more: &format!("  kind: rekor-v2\n  origin: {}\n", Rekor::ORIGIN),
+    };
+    let mut proxy = world.proxy("proxy", &followed)?;
+    // And as a log like any other, below its prefix.
     let followed = Followed {
         url: &format!("{}/{API}", rekor.tiles().url()),
         tiles: None,
         key: &key,
         more: "",
     };
-    let mut proxy = world.proxy("proxy", &followed)?;
+    let other = world.proxy("other", &followed)?;
     // An empty log has a checkpoint, too.
     proxy.follows_to(0)?;
+    other.follows_to(0)?;
 
     let entries = rekor.add(count, &world)?;
     ensure!(entries.len() as u64 == count, "{} entries", entries.len());
     proxy.follows_to(count)?;
+    other.follows_to(count)?;
+    every_entry_is_proven(&other, &entries)?;
+    other.expect_nothing_false()?;
+    drop(other);
     every_entry_is_proven(&proxy, &entries)?;
     world.fsck(&proxy.url(), &key, None)?;
     world.fsck(

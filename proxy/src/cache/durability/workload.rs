@@ -8,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use prometheus::IntCounter;
 
 use super::{ORIGIN, model::Random};
 use crate::{
@@ -106,8 +105,7 @@ pub(super) async fn record(log: &FixtureLog, seed: u64) -> Recorded {
     let directory = tempfile::tempdir().expect("a directory");
     let recording = Recording::below(directory.path());
     let base = directory.path().join("cache");
-    let refused = IntCounter::new("refused", "refused").expect("a name");
-    let cache = Cache::open(&base, LOCK_WAIT, 1 << 20, 1 << 30, refused)
+    let cache = Cache::open(&base, LOCK_WAIT, 1 << 20, 1 << 30)
         .await
         .expect("opened");
     let mut working = Working {

@@ -13,7 +13,7 @@ use crate::{
         timeline::{self, Conclusion, conclude},
         verify::VerifiedEdge,
     },
-    note::{self, checkpoint::Checkpoint},
+    note::checkpoint::Checkpoint,
     tlog::{
         consistency::{prefix_root, spine},
         edge::edge_tiles,
@@ -55,7 +55,7 @@ impl Offer {
             match checkpoint_for(&note, destination) {
                 Ok(checkpoint) => {
                     let store = cache.log(&checkpoint.origin);
-                    let own = Stored::open(store, &destination.keys)
+                    let own = Stored::open(store, &destination.trust)
                         .map_err(|error| format!("cannot read what is trusted: {error}"))?;
                     return Ok(Self {
                         log: destination.name.clone(),
@@ -227,7 +227,10 @@ impl Offer {
 }
 
 fn checkpoint_for(note: &[u8], destination: &Destination) -> Result<Checkpoint, String> {
-    let text = note::open(note, &destination.keys).map_err(|error| error.to_string())?;
+    let text = destination
+        .trust
+        .open(note)
+        .map_err(|error| error.to_string())?;
     let checkpoint = Checkpoint::parse(text).map_err(|error| error.to_string())?;
     match &destination.origin {
         Some(want) if *want != checkpoint.origin => {
