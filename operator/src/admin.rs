@@ -16,7 +16,8 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use tokio::net::TcpListener;
 use tracing::debug;
@@ -41,6 +42,8 @@ pub struct Metrics {
     writes: IntCounterVec,
     /// `tile_proxy_operator_resource_ready{namespace, name}`: 1 where Ready is True, otherwise 0.
     ready: IntGaugeVec,
+    /// `tile_proxy_operator_leader`: 1 while this process holds the Lease, or works without one.
+    leader: IntGauge,
 }
 
 impl Metrics {
@@ -74,6 +77,10 @@ impl Metrics {
                 "Writes to children, by kind and operation.",
                 &["kind", "op"],
             )?,
+            leader: IntGauge::with_opts(
+                Opts::new("leader", "Whether this operator is the one that works.")
+                    .namespace(PREFIX),
+            )?,
             ready: IntGaugeVec::new(
                 Opts::new("resource_ready", "Whether a TileProxy is Ready.").namespace(PREFIX),
                 &["namespace", "name"],
@@ -92,6 +99,9 @@ impl Metrics {
             .registry
             .register(Box::new(metrics.writes.clone()))?;
         metrics.registry.register(Box::new(metrics.ready.clone()))?;
+        metrics
+            .registry
+            .register(Box::new(metrics.leader.clone()))?;
         Ok(metrics)
     }
 
@@ -115,6 +125,11 @@ impl Metrics {
         self.ready
             .with_label_values(&[namespace, name])
             .set(i64::from(ready));
+    }
+
+    /// This operator works, or waits for its turn.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
     }
 
     /// A TileProxy is gone.

@@ -37,6 +37,11 @@ impl Type {
         Self::VolumesReady,
     ];
 
+    /// The one of this name; `None` for a condition of somebody else.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|type_| type_.as_str() == name)
+    }
+
     /// Its name in the status.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -174,7 +179,7 @@ impl Finding {
 /// Those of `conditions` that are ours. Others may add some of their own; sending them back would
 /// take them over.
 pub fn ours(mut conditions: Vec<Condition>) -> Vec<Condition> {
-    conditions.retain(|condition| Type::ALL.iter().any(|t| t.as_str() == condition.type_));
+    conditions.retain(|condition| Type::of(&condition.type_).is_some());
     conditions
 }
 

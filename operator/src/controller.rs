@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod build;
+mod events;
 #[cfg(test)]
 mod fixture;
 pub mod names;
@@ -24,10 +25,10 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client, Resource as _, ResourceExt as _,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
     core::{DeserializeGuard, error_boundary::InvalidObject},
-    runtime::controller::Action,
+    runtime::{controller::Action, events::Recorder},
 };
 use serde_json::json;
 use tracing::{info, warn};
@@ -76,12 +77,14 @@ pub struct Context {
     memory: Memory,
     failures: Mutex<HashMap<String, u32>>,
     secrets: Mutex<HashMap<String, Instant>>,
+    events: Recorder,
 }
 
 impl Context {
     /// A context that remembers nothing yet. `resync` is how often a settled TileProxy is looked at.
     pub fn new(client: Client, defaults: Defaults, metrics: Metrics, resync: Duration) -> Self {
         Self {
+            events: events::recorder(client.clone()),
             client,
             defaults,
             metrics,
@@ -261,7 +264,16 @@ async fn update_status(
             "readiness changed"
         );
     }
-    write_status(ctx, &namespace, &name, &status).await
+    write_status(ctx, &namespace, &name, &status).await?;
+    let before = proxy.status.as_ref().map_or(&[][..], |old| &old.conditions);
+    events::publish(
+        &ctx.events,
+        &proxy.object_ref(&()),
+        before,
+        &status.conditions,
+    )
+    .await;
+    Ok(())
 }
 
 /// A resource that does not have the shape of a TileProxy, which the API server lets in only with
@@ -287,6 +299,8 @@ async fn refuse_unreadable(object: &InvalidObject, ctx: &Context) -> Result<Acti
             "TileProxy cannot be read"
         );
         write_status(ctx, &namespace, &name, &status).await?;
+        let about = current.object_ref(&ApiResource::erase::<TileProxy>(&()));
+        events::publish(&ctx.events, &about, &old.conditions, &status.conditions).await;
     }
     Ok(Action::await_change())
 }

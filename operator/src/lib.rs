@@ -8,9 +8,11 @@
 //! | [`crd`] | the resource: fields, defaults, rules, status |
 //! | [`controller`] | the reconcile and its steps |
 //! | [`condition`] | the fixed list of condition types and reasons |
+//! | [`lease`] | which of several operators works |
 //! | [`admin`] | health, readiness and metrics of the operator itself |
 
 pub mod admin;
 pub mod condition;
 pub mod controller;
 pub mod crd;
+pub mod lease;

@@ -16,6 +16,7 @@ use tile_proxy_operator::{
     admin::{self, Metrics},
     controller::{self, Context, Defaults, Watched},
     crd,
+    lease::Candidate,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -83,6 +84,19 @@ struct Run {
     )]
     resync: Interval,
 
+    /// Work only while holding a Lease, so that several operators take turns
+    #[arg(long, env = "TILE_PROXY_OPERATOR_LEADER_ELECT")]
+    leader_elect: bool,
+
+    /// Namespace of the Lease [default: the operator's own]
+    #[arg(
+        long,
+        env = "TILE_PROXY_OPERATOR_LEASE_NAMESPACE",
+        value_name = "NAMESPACE",
+        requires = "leader_elect"
+    )]
+    lease_namespace: Option<String>,
+
     /// How lines are printed
     #[arg(
         long,
@@ -137,6 +151,8 @@ async fn run(flags: Run) -> anyhow::Result<()> {
         watch_namespaces,
         metrics_addr,
         resync,
+        leader_elect,
+        lease_namespace,
         log_format,
         log_level,
     } = flags;
@@ -186,13 +202,49 @@ async fn run(flags: Run) -> anyhow::Result<()> {
 
     let ready = Arc::new(AtomicBool::new(false));
     tokio::spawn(admin::serve(listener, metrics.clone(), ready.clone()));
-    let context = Context::new(client, Defaults { operand_image }, metrics, resync.0);
-    controller::run(Arc::new(context), watched, stop, || {
+    let is_ready = || {
         ready.store(true, Ordering::Release);
         info!("watching");
-    })
-    .await;
+    };
+    let context = Context::new(
+        client.clone(),
+        Defaults { operand_image },
+        metrics.clone(),
+        resync.0,
+    );
+    let context = Arc::new(context);
+    if !leader_elect {
+        metrics.leads(true);
+        controller::run(context, watched, stop, is_ready).await;
+        return Ok(());
+    }
+
+    let namespace = lease_namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    let mut candidate = Candidate::new(client, &namespace, LEASE, identity());
+    let mut stop = Box::pin(stop);
+    // Waiting is what a second operator is there for: a rollout must not wait for it.
+    ready.store(true, Ordering::Release);
+    tokio::select! {
+        () = candidate.acquire() => {}
+        () = &mut stop => return Ok(()),
+    }
+    metrics.leads(true);
+    tokio::select! {
+        () = controller::run(context, watched, stop, is_ready) => {}
+        // What is under way ends with the process; another one may have begun already.
+        lost = candidate.keep() => return Err(lost.into()),
+    }
+    candidate.release().await;
     Ok(())
+}
+
+/// The Lease of all operators that share a namespace.
+const LEASE: &str = "tile-proxy-operator";
+
+/// The pod's name, and something that no earlier process in it had.
+fn identity() -> String {
+    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| LEASE.to_owned());
+    format!("{pod}_{:08x}", rand::random::<u32>())
 }
 
 #[cfg(test)]

@@ -83,6 +83,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
+# What `kubectl describe tp` tells of the past; a repeat is counted in the Event there is.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
 # The sync; deleted when it is switched off.
 - apiGroups: [batch]
   resources: [cronjobs]
