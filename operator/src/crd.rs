@@ -24,7 +24,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    cache::{AccessMode, Cache},
+    cache::{AccessMode, Cache, Retention, RetentionPolicy},
     keys::{KeyRef, PublicKey},
     pod::{ClientService, Image, PullPolicy, PullSecret, ServiceType},
     schema::{crd, crd_yaml},
@@ -120,8 +120,8 @@ pub const MAX_REPLICAS: i32 = 16;
 #[serde(rename_all = "camelCase")]
 pub struct TileProxySpec {
     /// How many replicas run, 0 to 16; also set by `kubectl scale`. Each has its own volume with
-    /// the whole cache, so two are enough to survive a node. Volumes of removed replicas are kept.
-    /// Defaults to 1.
+    /// the whole cache, so two are enough to survive a node. Volumes of removed replicas are kept,
+    /// unless `cache.retention` says otherwise. Defaults to 1.
     #[serde(default = "defaults::replicas")]
     #[schemars(range(min = 0, max = 16))]
     pub replicas: i32,

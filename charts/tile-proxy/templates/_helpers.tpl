@@ -75,10 +75,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]
-# Volumes are created and grown. There is no delete: the operator cannot lose a cache.
+# Volumes are created, grown and handed over. Deleted only for spec.cache.retention.whenScaled: Delete,
+# by uid and version; a cluster where nobody uses it may take this right away.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 # The admin token. Created blindly and never read, so that this role shows nobody a Secret.
 - apiGroups: [""]
   resources: [secrets]

@@ -12,6 +12,7 @@
 //! A settled TileProxy costs no write: what is unchanged since we last applied the same to it is
 //! skipped. Forgetting that, as a restart does, costs one idempotent write per child.
 
+mod claims;
 mod memory;
 mod secret;
 mod writer;
@@ -187,6 +188,9 @@ pub async fn apply(
     writer.sweep(&services, &existing.services).await;
     writer
         .sweep(&disruption_budgets, &existing.disruption_budgets)
+        .await;
+    writer
+        .unused_claims(&existing.claims, &existing.deployments)
         .await;
 
     let Writer {

@@ -29,7 +29,10 @@ use sha2::{Digest as _, Sha256};
 use super::validate::ValidProxy;
 
 pub use self::{
-    claim::{ClaimPlan, capacity, is_bound, plan as plan_claim, requested},
+    claim::{
+        ClaimPlan, UnusedClaim, capacity, is_bound, plan as plan_claim,
+        plan_unused as plan_unused_claim, requested,
+    },
     config_map::{TOKEN_FILE, keep_files_in_use},
 };
 
@@ -54,7 +57,7 @@ pub struct Applied;
 /// Every child of one TileProxy, except the Secret. `State` says how far it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resources<State> {
-    /// One per replica, by ordinal. Never deleted.
+    /// One per replica, by ordinal. In no sweep: [`plan_unused_claim`] alone says what may go.
     pub claims: Vec<PersistentVolumeClaim>,
     /// The proxy's configuration.
     pub config_maps: Vec<ConfigMap>,

@@ -260,7 +260,7 @@ fn volumes_ready(valid: &ValidProxy, replicas: &[Replica<'_>], outcome: &Outcome
         let Some(claim) = claim else {
             return no(
                 Reason::ClaimUnavailable,
-                format!("there is no claim {name} that is this TileProxy's"),
+                format!("there is no claim {name} that is this TileProxy's, or it is leaving"),
             );
         };
         if claim.metadata.deletion_timestamp.is_some() {

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::crd::{
     ALONE_RULE, AccessMode, CLASS_RULE, Cache, ClientService, KeyRef, MAX_NAME, MAX_REPLICAS, Mode,
-    PublicKey, SyncSpec, TileProxy, TileProxySpec, URL_RULE, Upstream,
+    PublicKey, Retention, SyncSpec, TileProxy, TileProxySpec, URL_RULE, Upstream,
 };
 
 /// A TileProxy that can be built. Only [`validate`] makes one.
@@ -111,6 +111,8 @@ pub struct ValidCache {
     pub access_modes: Vec<AccessMode>,
     /// Age at which a checkpoint is called stale, in whole minutes.
     pub checkpoint_ttl_minutes: u64,
+    /// What becomes of volumes that are no longer used.
+    pub retention: Retention,
 }
 
 /// Where and how pods run.
@@ -365,6 +367,7 @@ fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
         storage_class_name,
         access_modes,
         checkpoint_ttl,
+        retention,
     } = cache;
     let size = size_in(
         "spec.cache.size",
@@ -400,6 +403,7 @@ fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
         storage_class: (!storage_class_name.is_empty()).then_some(storage_class_name),
         access_modes,
         checkpoint_ttl_minutes: ttl.0.as_secs() / 60,
+        retention,
     })
 }
 

@@ -56,6 +56,10 @@ pub struct Cache {
     #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('1m') && duration(self) <= duration('168h') && duration(self).getSeconds() % 60 == 0")
         .message("must be whole minutes between 1m and 168h, such as 5m"))]
     pub checkpoint_ttl: String,
+
+    /// What becomes of volumes that are no longer used. Both halves default to Retain.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 // A derived `Default` would put empty strings into the CRD, not the defaults of the fields.
@@ -67,8 +71,37 @@ impl Default for Cache {
             storage_class_name: String::new(),
             access_modes: defaults::access_modes(),
             checkpoint_ttl: defaults::checkpoint_ttl(),
+            retention: Retention::default(),
         }
     }
+}
+
+/// What becomes of volumes that are no longer used. A volume is only ever deleted by one of these;
+/// a cache can be fetched again, but not while the log is away.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// When the TileProxy is deleted. `Retain` keeps every volume; a TileProxy of the same name takes
+    /// them up again. `Delete` lets them go with it, those of removed replicas included. Defaults to
+    /// Retain.
+    #[serde(default)]
+    pub when_deleted: RetentionPolicy,
+
+    /// When `spec.replicas` is lowered. `Retain` keeps the volumes of removed replicas until they are
+    /// wanted again. `Delete` deletes each once its replica is gone; at 0 replicas that is all of
+    /// them. Volumes that an earlier TileProxy of this name left are kept. Defaults to Retain.
+    #[serde(default)]
+    pub when_scaled: RetentionPolicy,
+}
+
+/// Whether a volume outlives its use.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum RetentionPolicy {
+    /// It is deleted, and what it held is gone.
+    Delete,
+    /// It is kept until someone deletes it by hand.
+    #[default]
+    Retain,
 }
 
 /// What is said about a StorageClass that cannot exist.

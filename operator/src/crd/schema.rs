@@ -71,17 +71,24 @@ mod tests {
     #[test]
     fn the_default_of_every_object_is_what_an_empty_one_means() {
         let crd = tree();
-        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-        for field in ["cache", "checkpoint", "image", "service", "sync"] {
-            let schema = &spec["properties"][field];
-            let defaults = schema["default"].as_object().expect(field);
-            for (key, property) in schema["properties"].as_object().expect(field) {
-                assert_eq!(
-                    defaults.get(key),
-                    property.get("default"),
-                    "spec.{field}.{key}"
-                );
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+        let mut checked = Vec::new();
+        defaults("spec", &schema["spec"], &mut checked);
+        for object in ["spec.cache", "spec.cache.retention", "spec.sync"] {
+            assert!(checked.iter().any(|path| path == object), "{object}");
+        }
+    }
+
+    fn defaults(path: &str, schema: &Value, checked: &mut Vec<String>) {
+        let properties = schema["properties"].as_object();
+        if let (Some(default), Some(properties)) = (schema["default"].as_object(), properties) {
+            for (key, property) in properties {
+                assert_eq!(default.get(key), property.get("default"), "{path}.{key}");
             }
+            checked.push(path.to_owned());
+        }
+        for (key, property) in properties.into_iter().flatten() {
+            defaults(&format!("{path}.{key}"), property, checked);
         }
     }
 

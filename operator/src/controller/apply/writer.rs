@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Debug};
 
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{apps::v1::Deployment, core::v1::PersistentVolumeClaim},
-};
+use k8s_openapi::{NamespaceResourceScope, api::apps::v1::Deployment};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -13,11 +10,11 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::info;
 
-use super::{ApplyError, Memory, post};
+use super::{ApplyError, Memory};
 use crate::{
     admin::Metrics,
     controller::{
-        build::{self, ClaimPlan, Resources},
+        build::{self, Resources},
         names::MANAGER,
         observe::{Existing, find, is_controlled_by},
         rollout::runs,
@@ -57,16 +54,16 @@ impl<K> Child for K where
 }
 
 impl Writer<'_> {
-    fn api<K: Child>(&self) -> Api<K> {
+    pub(super) fn api<K: Child>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.proxy.names.namespace)
     }
 
     /// Whether the rest would fail as well.
-    fn has_stopped(&self) -> bool {
+    pub(super) fn has_stopped(&self) -> bool {
         self.failure.as_ref().is_some_and(|e| !e.is_refusal())
     }
 
-    fn fail(&mut self, error: ApplyError) {
+    pub(super) fn fail(&mut self, error: ApplyError) {
         // One that stops everything says more than a refusal before it.
         if self.failure.as_ref().is_none_or(ApplyError::is_refusal) && !error.is_refusal() {
             self.failure = Some(error);
@@ -100,7 +97,7 @@ impl Writer<'_> {
     }
 
     /// The object with the name of `desired`, whoever it belongs to.
-    async fn found<K: Child>(
+    pub(super) async fn found<K: Child>(
         &self,
         api: &Api<K>,
         desired: &K,
@@ -170,91 +167,7 @@ impl Writer<'_> {
         there
     }
 
-    /// Creates or grows claims, and returns those there are then.
-    pub(super) async fn claims(
-        &mut self,
-        desired: Vec<PersistentVolumeClaim>,
-        existing: &[PersistentVolumeClaim],
-    ) -> Vec<PersistentVolumeClaim> {
-        let mut there = Vec::with_capacity(desired.len());
-        for claim in desired {
-            // Ours by its labels, and usable although it could not be grown.
-            let found = find(existing, &claim.name_any()).cloned();
-            if self.has_stopped() {
-                there.extend(found);
-                continue;
-            }
-            match self.claim(claim, existing).await {
-                Ok(claim) => there.extend(claim),
-                Err(error) => {
-                    self.fail(error);
-                    there.extend(found);
-                }
-            }
-        }
-        there
-    }
-
-    /// Creates or grows one claim; never anything else. `None` if someone else's is in its place.
-    async fn claim(
-        &mut self,
-        desired: PersistentVolumeClaim,
-        existing: &[PersistentVolumeClaim],
-    ) -> Result<Option<PersistentVolumeClaim>, ApplyError> {
-        let api = self.api::<PersistentVolumeClaim>();
-        let name = desired.name_any();
-        let found = self.found(&api, &desired, existing).await?;
-        match build::plan_claim(&desired, found.as_ref()) {
-            ClaimPlan::Conflict(why) => {
-                self.conflicts
-                    .push(format!("PersistentVolumeClaim {name}: {why}"));
-                Ok(None)
-            }
-            ClaimPlan::Create => {
-                let created = api.create(&post(), &desired).await;
-                let created = created.map_err(|e| ApplyError::new("create", &desired, e))?;
-                info!(
-                    kind = "PersistentVolumeClaim",
-                    name,
-                    namespace = self.proxy.names.namespace,
-                    "created"
-                );
-                self.metrics.applied("PersistentVolumeClaim", "create");
-                Ok(Some(created))
-            }
-            ClaimPlan::Keep => Ok(found),
-            ClaimPlan::Patch(patch) => {
-                let params = PatchParams {
-                    field_manager: Some(MANAGER.to_owned()),
-                    ..PatchParams::default()
-                };
-                match api.patch(&name, &params, &Patch::Merge(&patch)).await {
-                    Ok(patched) => {
-                        info!(
-                            kind = "PersistentVolumeClaim",
-                            name,
-                            namespace = self.proxy.names.namespace,
-                            "patched"
-                        );
-                        self.metrics.applied("PersistentVolumeClaim", "patch");
-                        Ok(Some(patched))
-                    }
-                    // Admission says so when the class cannot expand; a missing right reads
-                    // differently and is an error.
-                    Err(kube::Error::Api(status))
-                        if status.is_forbidden()
-                            && !status.message.contains("cannot patch resource") =>
-                    {
-                        self.refused_growth.push(status.message.clone());
-                        Ok(found)
-                    }
-                    Err(source) => Err(ApplyError::new("patch", &desired, source)),
-                }
-            }
-        }
-    }
-
-    /// Deletes those of `existing` that are not among `wanted`. Claims have no such step.
+    /// Deletes those of `existing` that are not among `wanted`. Claims have a step of their own.
     pub(super) async fn sweep<K: Child>(&mut self, wanted: &[K], existing: &[K]) {
         for orphan in existing {
             let name = orphan.name_any();

@@ -1,14 +1,21 @@
 //! Volume claims: created once, grown on request, otherwise kept as they are.
 //!
-//! A claim has no owner reference, so that deleting a TileProxy keeps its cache; a TileProxy of the
-//! same name takes it up again. Nothing in this operator deletes a claim.
+//! A claim records the uid of its TileProxy, and has an owner reference only where
+//! `retention.whenDeleted` asks the garbage collector to take it along. Otherwise deleting a
+//! TileProxy keeps its cache, and a TileProxy of the same name takes it up again. The claim of a
+//! removed replica is deleted only by `retention.whenScaled`, and only with the uid of this very
+//! TileProxy on it.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, OwnerReference},
+    },
 };
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use tile_proxy::config::Size;
 
@@ -17,7 +24,7 @@ use crate::{
         names::{MANAGER, ORDINAL_LABEL, OWNER_ANNOTATION},
         validate::ValidProxy,
     },
-    crd::AccessMode,
+    crd::{AccessMode, RetentionPolicy},
 };
 
 /// The claim of replica `ordinal`, as it is created.
@@ -32,6 +39,7 @@ pub(super) fn claim(proxy: &ValidProxy, ordinal: u16) -> PersistentVolumeClaim {
                 OWNER_ANNOTATION.to_owned(),
                 proxy.owner.uid.clone(),
             )])),
+            owner_references: goes_with(proxy).then(|| vec![proxy.owner.clone()]),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {
@@ -54,6 +62,11 @@ pub(super) fn claim(proxy: &ValidProxy, ordinal: u16) -> PersistentVolumeClaim {
     }
 }
 
+/// Whether claims go when `proxy` goes.
+fn goes_with(proxy: &ValidProxy) -> bool {
+    proxy.cache.retention.when_deleted == RetentionPolicy::Delete
+}
+
 /// What to do about one claim.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClaimPlan {
@@ -63,12 +76,16 @@ pub enum ClaimPlan {
     Create,
     /// It is as it should be, or nothing can be done now.
     Keep,
-    /// Send this merge patch: a larger size, or a new owner's uid.
+    /// The garbage collector is about to delete it with the TileProxy it belonged to: nothing may
+    /// start with it, and the next one is made once it is gone.
+    Leaving,
+    /// Send this merge patch: a larger size, or another owner.
     Patch(Value),
 }
 
 /// What turns `observed` into `desired`, as far as a volume allows.
 pub fn plan(
+    proxy: &ValidProxy,
     desired: &PersistentVolumeClaim,
     observed: Option<&PersistentVolumeClaim>,
 ) -> ClaimPlan {
@@ -78,41 +95,135 @@ pub fn plan(
     if observed.metadata.deletion_timestamp.is_some() {
         return ClaimPlan::Keep;
     }
-    let want = desired.metadata.labels.clone().unwrap_or_default();
-    let have = observed.metadata.labels.clone().unwrap_or_default();
     // The labels say whose cache it is. They outlive the TileProxy, so a re-created one finds its
     // volumes, and a person can hand over any other claim by setting them.
-    if let Some((key, value)) = want
-        .iter()
-        .find(|(key, value)| have.get(*key) != Some(*value))
-    {
+    if let Some((key, value)) = lacking_label(desired.labels(), observed) {
         return ClaimPlan::Conflict(format!(
             "its label {key} is not {value}; rename it, or set the labels of {MANAGER} on it ({ORDINAL_LABEL} too) to hand it over"
         ));
     }
-    let mut patch = json!({});
-    let owner = |claim: &PersistentVolumeClaim| {
-        claim
-            .metadata
-            .annotations
-            .as_ref()?
-            .get(OWNER_ANNOTATION)
-            .cloned()
-    };
-    if owner(desired) != owner(observed) {
-        patch["metadata"] = json!({"annotations": {OWNER_ANNOTATION: owner(desired)}});
+    if let Some(other) = controller(observed).filter(|other| other.uid != proxy.owner.uid) {
+        if is_tile_proxy(proxy, other) {
+            return ClaimPlan::Leaving;
+        }
+        return ClaimPlan::Conflict(format!(
+            "{} {} controls it; rename it, or remove that owner reference to hand it over",
+            other.kind, other.name
+        ));
     }
+    let mut patch = ownership(proxy, observed);
     if let (Some(want), Some(have)) = (requested(desired), requested(observed))
         && want > have
         && is_bound(observed)
     {
         patch["spec"] = json!({"resources": {"requests": {"storage": requested_text(desired)}}});
     }
-    if patch == json!({}) {
+    if is_empty(&patch) {
         ClaimPlan::Keep
     } else {
         ClaimPlan::Patch(patch)
     }
+}
+
+/// What to do about a claim that no replica is to have.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UnusedClaim {
+    /// It is this TileProxy's, its replica is gone, and the policy does not keep it: delete it.
+    Delete,
+    /// It is not ours to touch, or as it should be.
+    Keep,
+    /// Send this merge patch: it goes with the TileProxy, or no longer does.
+    Patch(Value),
+}
+
+/// What to do about `observed` if no replica is to have it. `replica_exists` says whether its
+/// Deployment is still there.
+pub fn plan_unused(
+    proxy: &ValidProxy,
+    observed: &PersistentVolumeClaim,
+    replica_exists: bool,
+) -> UnusedClaim {
+    let ordinal = observed.labels().get(ORDINAL_LABEL);
+    let Some(ordinal) = ordinal.and_then(|text| text.parse::<u16>().ok()) else {
+        return UnusedClaim::Keep;
+    };
+    let ours = observed.name_any() == proxy.names.replica(ordinal)
+        && lacking_label(&proxy.names.ordinal(ordinal), observed).is_none()
+        && recorded_owner(observed) == Some(&proxy.owner.uid)
+        && controller(observed).is_none_or(|other| other.uid == proxy.owner.uid);
+    if !ours || ordinal < proxy.replicas || observed.metadata.deletion_timestamp.is_some() {
+        return UnusedClaim::Keep;
+    }
+    if proxy.cache.retention.when_scaled == RetentionPolicy::Delete && !replica_exists {
+        return UnusedClaim::Delete;
+    }
+    // An owner reference of an earlier policy would still make it go with the TileProxy.
+    let patch = ownership(proxy, observed);
+    if is_empty(&patch) {
+        UnusedClaim::Keep
+    } else {
+        UnusedClaim::Patch(patch)
+    }
+}
+
+/// The merge patch that makes `observed` the claim of `proxy`, and of no other TileProxy.
+fn ownership(proxy: &ValidProxy, observed: &PersistentVolumeClaim) -> Value {
+    let mut metadata = json!({});
+    if recorded_owner(observed) != Some(&proxy.owner.uid) {
+        metadata["annotations"] = json!({OWNER_ANNOTATION: proxy.owner.uid});
+    }
+    let have = observed.owner_references();
+    let mut want: Vec<_> = have
+        .iter()
+        .filter(|owner| owner.uid != proxy.owner.uid)
+        .cloned()
+        .collect();
+    if goes_with(proxy) {
+        want.push(proxy.owner.clone());
+    }
+    if goes_with(proxy) != have.iter().any(|owner| owner.uid == proxy.owner.uid) {
+        metadata["ownerReferences"] = json!(want);
+    }
+    if is_empty(&metadata) {
+        return metadata;
+    }
+    // A list is replaced as a whole, and two TileProxies may be after the same claim: what was
+    // decided holds for this version of it and no other.
+    metadata["uid"] = json!(observed.uid());
+    metadata["resourceVersion"] = json!(observed.resource_version());
+    json!({ "metadata": metadata })
+}
+
+fn is_empty(patch: &Value) -> bool {
+    patch.as_object().is_none_or(serde_json::Map::is_empty)
+}
+
+fn lacking_label<'a>(
+    wanted: &'a BTreeMap<String, String>,
+    observed: &PersistentVolumeClaim,
+) -> Option<(&'a String, &'a String)> {
+    wanted
+        .iter()
+        .find(|(key, value)| observed.labels().get(*key) != Some(*value))
+}
+
+fn recorded_owner(claim: &PersistentVolumeClaim) -> Option<&String> {
+    claim.annotations().get(OWNER_ANNOTATION)
+}
+
+fn controller(claim: &PersistentVolumeClaim) -> Option<&OwnerReference> {
+    claim
+        .owner_references()
+        .iter()
+        .find(|owner| owner.controller == Some(true))
+}
+
+fn is_tile_proxy(proxy: &ValidProxy, owner: &OwnerReference) -> bool {
+    let group = |owner: &OwnerReference| {
+        let group = owner.api_version.split_once('/').map(|(group, _)| group);
+        group.map(str::to_owned)
+    };
+    owner.kind == proxy.owner.kind && group(owner) == group(&proxy.owner)
 }
 
 /// A pending claim's request cannot change.
@@ -139,3 +250,6 @@ fn requested_text(claim: &PersistentVolumeClaim) -> Option<&str> {
     let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
     requests.get("storage").map(|quantity| quantity.0.as_str())
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,7 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
                 storage_class: _,
                 access_modes: _,
                 checkpoint_ttl_minutes,
+                retention: _,
             },
         sync: _, // the CronJob's, not the proxy's
         service: _,

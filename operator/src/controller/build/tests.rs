@@ -1,17 +1,10 @@
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::core::v1::{PersistentVolumeClaimStatus, PodSpec};
+use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt as _;
-use serde_json::json;
 use tile_proxy::config::{Config, Size, Source};
 
 use super::*;
 use crate::{
-    controller::{
-        build::claim::plan,
-        fixture::valid,
-        names::{OWNER_ANNOTATION, TEMPLATE_ANNOTATION},
-    },
+    controller::{fixture::valid, names::TEMPLATE_ANNOTATION},
     crd::{KeyRef, PublicKey},
 };
 
@@ -75,16 +68,13 @@ fn the_same_spec_builds_the_same_bytes() {
 }
 
 #[test]
-fn deleting_the_resource_leaves_its_volumes() {
+fn every_child_but_the_volumes_goes_with_the_resource() {
     let resources = build(&valid(|_| {}));
-    for claim in &resources.claims {
-        assert!(
-            claim.owner_references().is_empty(),
-            "an owned claim is garbage-collected"
-        );
-    }
     for deployment in &resources.deployments {
         assert_eq!(deployment.owner_references()[0].uid, "5a11e7");
+    }
+    for claim in &resources.claims {
+        assert!(claim.owner_references().is_empty(), "the cache is kept");
     }
 }
 
@@ -253,58 +243,4 @@ fn clients_do_not_reach_the_admin_port() {
     };
     assert_eq!(ports(&resources.services[0]), [8080]);
     assert_eq!(ports(&resources.services[1]), [8080, 8081]);
-}
-
-#[test]
-fn a_claim_is_created_grown_and_otherwise_left_alone() {
-    let claim = |size: &str| {
-        build(&valid(|proxy| proxy.spec.cache.size = size.to_owned()))
-            .claims
-            .remove(0)
-    };
-    let bound = |size: &str| {
-        let mut claim = claim(size);
-        claim.status = Some(PersistentVolumeClaimStatus {
-            phase: Some("Bound".to_owned()),
-            ..PersistentVolumeClaimStatus::default()
-        });
-        claim
-    };
-    let grow = json!({"spec": {"resources": {"requests": {"storage": "20Gi"}}}});
-    assert_eq!(plan(&claim("10Gi"), None), ClaimPlan::Create);
-    assert_eq!(plan(&claim("10Gi"), Some(&bound("10Gi"))), ClaimPlan::Keep);
-    assert_eq!(
-        plan(&claim("20Gi"), Some(&bound("10Gi"))),
-        ClaimPlan::Patch(grow)
-    );
-    assert_eq!(
-        plan(&claim("10Gi"), Some(&bound("20Gi"))),
-        ClaimPlan::Keep,
-        "never shrinks"
-    );
-    assert_eq!(
-        plan(&claim("20Gi"), Some(&claim("10Gi"))),
-        ClaimPlan::Keep,
-        "pending: cannot change"
-    );
-    // The spelling of a size is not a change.
-    assert_eq!(plan(&claim("1024Mi"), Some(&bound("1Gi"))), ClaimPlan::Keep);
-}
-
-#[test]
-fn a_recreated_resource_takes_up_its_volumes_and_nobody_elses() {
-    let desired = build(&valid(|_| {})).claims.remove(0);
-    let mut retained = desired.clone();
-    retained
-        .annotations_mut()
-        .insert(OWNER_ANNOTATION.to_owned(), "an-earlier-uid".to_owned());
-    let adopt = json!({"metadata": {"annotations": {OWNER_ANNOTATION: "5a11e7"}}});
-    assert_eq!(plan(&desired, Some(&retained)), ClaimPlan::Patch(adopt));
-
-    let mut foreign = desired.clone();
-    foreign.metadata.labels = Some(BTreeMap::from([("app".to_owned(), "database".to_owned())]));
-    assert!(matches!(
-        plan(&desired, Some(&foreign)),
-        ClaimPlan::Conflict(_)
-    ));
 }
