@@ -13,7 +13,7 @@ mod kind;
 pub mod layout;
 mod network;
 mod node;
-mod pki;
+pub(crate) mod pki;
 pub mod proc;
 mod route;
 mod worker;

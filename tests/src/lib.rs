@@ -5,6 +5,7 @@
 //!
 //! - [`toolchain`] builds etcd, Kubernetes, Helm and the rest from Go modules at pinned tags.
 //! - [`cluster`] runs them as one node in namespaces of its own, or uses kind.
+//! - [`control_plane`] runs those of them that need no node: a Kubernetes API on loopback.
 //! - [`image`] packs programs as OCI archives without a daemon.
 //! - [`real_log`] runs a log nobody here wrote, as a pod; [`fsck`] proves every byte of it.
 //! - [`local`] runs logs, the proxy and its clients as plain processes, without a cluster.
@@ -15,6 +16,7 @@
 
 pub mod chain;
 pub mod cluster;
+pub mod control_plane;
 pub mod elf;
 pub mod fsck;
 pub mod http;

@@ -123,6 +123,9 @@ pub const ALL: [Tool; 13] = [
 /// What is needed where the cluster itself comes from elsewhere (kind).
 pub const CLIENTS: [Tool; 4] = [KUBECTL, HELM, TESSERA_LOG, TESSERA_FSCK];
 
+/// What a Kubernetes API without a node needs.
+pub const CONTROL_PLANE: [Tool; 5] = [KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, ETCD, KUBECTL, HELM];
+
 /// What the tests of real logs run, without any cluster.
 pub const LOGS: [Tool; 4] = [TESSERA_LOG, TESSERA_FSCK, TESSERA_HAMMER, REKOR_SERVER];
 

@@ -15,7 +15,7 @@ use tile_proxy_tests::toolchain::{HELM, Toolchain};
 use crate::crds;
 
 /// Check everything a change has to pass: format, lints, documentation, dependencies, tests, real
-/// logs and clients, and the whole chain on a real cluster.
+/// logs and clients, the operator on a real API server, and the whole chain on a real cluster.
 ///
 /// Every step's output is kept in target/xtask-test. The cluster is removed at the end, whatever
 /// the outcome.
@@ -54,6 +54,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         ),
         ("chart", Box::new(chart)),
         ("real logs", Box::new(|step| real_logs(step, args.full))),
+        (
+            "control plane",
+            Box::new(|step| control_plane(step, args.full)),
+        ),
     ];
     if !args.no_cluster {
         steps.push(("end to end", Box::new(|step| end_to_end(step, args.full))));
@@ -115,7 +119,7 @@ const CLIPPY: &[&str] = &[
     "--locked",
     "--workspace",
     "--all-targets",
-    "--features=tile-proxy-tests/cluster,tile-proxy-tests/real-logs",
+    "--features=tile-proxy-operator/control-plane,tile-proxy-tests/cluster,tile-proxy-tests/real-logs",
     "--",
     "--deny=warnings",
 ];
@@ -195,6 +199,20 @@ fn real_logs(step: &Step<'_>, full: bool) -> Result<String> {
         .args(["--features=tile-proxy-tests/real-logs", "--", "--nocapture"])
         .env(PROGRAM, paths::target().join("debug/tile-proxy"))
         .log(log("real-logs"));
+    if full {
+        run = run.env(FULL, "1");
+    }
+    Ok(summary(&run.stdout()?))
+}
+
+/// The operator against a real API server, which ends with the program.
+fn control_plane(step: &Step<'_>, full: bool) -> Result<String> {
+    let args = ["test", "--locked", "--workspace", "--test=control_plane"];
+    let mut run = command(step, &args)
+        .arg("--features=tile-proxy-operator/control-plane")
+        // They wait more than they compute.
+        .args(["--", "--nocapture", "--test-threads=8"])
+        .log(log("control-plane"));
     if full {
         run = run.env(FULL, "1");
     }

@@ -1,4 +1,4 @@
-//! Certificates of the node's components: one authority, made anew for every cluster.
+//! Certificates of the components: one authority, made anew for every cluster.
 //!
 //! Every connection is authenticated both ways as in a production cluster, so nothing that works
 //! here works because a check was switched off.
@@ -21,7 +21,7 @@ pub(super) fn write(state: &State) -> Result<()> {
     let authority = Authority::new()?;
     let dir = state.config("");
     fs::create_dir_all(&dir)?;
-    write_secret(&dir.join("ca.crt"), &authority.certificate)?;
+    authority.write(&dir)?;
 
     for (file, name, sans) in [
         ("apiserver", "kube-apiserver", API_SERVER_NAMES.as_slice()),
@@ -34,10 +34,7 @@ pub(super) fn write(state: &State) -> Result<()> {
         .client("kube-apiserver-kubelet-client", Some(MASTERS))?
         .write(&dir, "apiserver-kubelet")?;
 
-    // Signs the tokens of ServiceAccounts; no certificate belongs to it.
-    let tokens = KeyPair::generate()?;
-    write_secret(&dir.join("service-account.key"), &tokens.serialize_pem())?;
-    write_secret(&dir.join("service-account.pub"), &tokens.public_key_pem())?;
+    write_token_keys(&dir)?;
 
     for (file, user, group) in [
         (
@@ -55,6 +52,7 @@ pub(super) fn write(state: &State) -> Result<()> {
     ] {
         authority.client(user, group)?.write(&dir, file)?;
         let kubeconfig = kubeconfig(
+            API_SERVER,
             &format!("certificate-authority: {CONFIG}/ca.crt"),
             &format!("client-certificate: {CONFIG}/{file}.crt"),
             &format!("client-key: {CONFIG}/{file}.key"),
@@ -63,26 +61,25 @@ pub(super) fn write(state: &State) -> Result<()> {
     }
 
     // People get one file they can copy.
-    let admin = authority.client("kubernetes-admin", Some(MASTERS))?;
-    let kubeconfig = kubeconfig(
-        &format!(
-            "certificate-authority-data: {}",
-            base64(&authority.certificate)
-        ),
-        &format!("client-certificate-data: {}", base64(&admin.certificate)),
-        &format!("client-key-data: {}", base64(&admin.key)),
-    );
+    let kubeconfig = authority.kubeconfig(API_SERVER, "kubernetes-admin", Some(MASTERS))?;
     write_secret(&state.kubeconfig(), &kubeconfig)
 }
 
+/// Writes the keys that sign the tokens of ServiceAccounts; no certificate belongs to them.
+pub(crate) fn write_token_keys(dir: &Path) -> Result<()> {
+    let tokens = KeyPair::generate()?;
+    write_secret(&dir.join("service-account.key"), &tokens.serialize_pem())?;
+    write_secret(&dir.join("service-account.pub"), &tokens.public_key_pem())
+}
+
 /// The cluster's certificate authority.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
 }
 
 impl Authority {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mut params = CertificateParams::new([])?;
         params
             .distinguished_name
@@ -101,7 +98,7 @@ impl Authority {
     }
 
     /// A certificate for whoever listens under one of `names`.
-    fn server(&self, common_name: &str, names: &[&str]) -> Result<Identity> {
+    pub(crate) fn server(&self, common_name: &str, names: &[&str]) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
         params
@@ -124,6 +121,27 @@ impl Authority {
         self.sign(params)
     }
 
+    /// A kubeconfig of `user`, member of `group`, that holds all it needs.
+    pub(crate) fn kubeconfig(
+        &self,
+        server: &str,
+        user: &str,
+        group: Option<&str>,
+    ) -> Result<String> {
+        let client = self.client(user, group)?;
+        Ok(kubeconfig(
+            server,
+            &format!("certificate-authority-data: {}", base64(&self.certificate)),
+            &format!("client-certificate-data: {}", base64(&client.certificate)),
+            &format!("client-key-data: {}", base64(&client.key)),
+        ))
+    }
+
+    /// Writes the certificate by which all others are known.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        write_secret(&dir.join("ca.crt"), &self.certificate)
+    }
+
     fn sign(&self, mut params: CertificateParams) -> Result<Identity> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().context("cannot generate a key")?;
@@ -136,26 +154,27 @@ impl Authority {
 }
 
 /// A certificate and its key, both PEM.
-struct Identity {
+pub(crate) struct Identity {
     certificate: String,
     key: String,
 }
 
 impl Identity {
-    fn write(&self, dir: &Path, file: &str) -> Result<()> {
+    /// Writes `{file}.crt` and `{file}.key`.
+    pub(crate) fn write(&self, dir: &Path, file: &str) -> Result<()> {
         write_secret(&dir.join(format!("{file}.crt")), &self.certificate)?;
         write_secret(&dir.join(format!("{file}.key")), &self.key)
     }
 }
 
-fn kubeconfig(authority: &str, certificate: &str, key: &str) -> String {
+fn kubeconfig(server: &str, authority: &str, certificate: &str, key: &str) -> String {
     format!(
         "apiVersion: v1\n\
          kind: Config\n\
          clusters:\n\
          - name: tile-proxy\n\
          \x20 cluster:\n\
-         \x20   server: {API_SERVER}\n\
+         \x20   server: {server}\n\
          \x20   {authority}\n\
          users:\n\
          - name: tile-proxy\n\
@@ -169,8 +188,8 @@ fn kubeconfig(authority: &str, certificate: &str, key: &str) -> String {
     )
 }
 
-/// Writes a file only root may read.
-fn write_secret(path: &Path, text: &str) -> Result<()> {
+/// Writes a file only its owner may read.
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(true)
@@ -196,4 +215,4 @@ const API_SERVER_NAMES: [&str; 6] = [
 ];
 
 /// The group that may do everything.
-const MASTERS: &str = "system:masters";
+pub(crate) const MASTERS: &str = "system:masters";

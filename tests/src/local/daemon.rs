@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +19,7 @@ use crate::wait::{self, Seen};
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
+    leash: Option<ChildStdin>,
     name: String,
     output: PathBuf,
 }
@@ -38,6 +39,37 @@ impl Daemon {
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
         Ok(Self {
+            child,
+            leash: None,
+            name: name.to_owned(),
+            output: output.to_path_buf(),
+        })
+    }
+
+    /// As [`start`](Self::start), and it is killed when this process ends, however that comes about:
+    /// for a value that nobody drops, such as a static one.
+    ///
+    /// The kernel closes our end of a pipe with us; who reads the other end then kills it. The shell
+    /// becomes the program, so the process is its own.
+    pub fn leashed(command: &Command, name: &str, output: &Path) -> Result<Self> {
+        const LEASH: &str =
+            r#"exec 3<&0; (read -r _ <&3; kill -KILL $$) & exec "$@" 3<&- </dev/null"#;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(output)
+            .with_context(|| format!("cannot open {}", output.display()))?;
+        let mut child = Command::new("sh")
+            .args(["-c", LEASH, name])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(Stdio::piped())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        Ok(Self {
+            leash: child.stdin.take(),
             child,
             name: name.to_owned(),
             output: output.to_path_buf(),
@@ -102,6 +134,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         // Already gone after `stop` and `kill`.
         let _ = self.child.kill();
+        drop(self.leash.take());
         let _ = self.child.wait();
     }
 }

@@ -1,0 +1,143 @@
+//! The operator itself, in the test's process, with faults in its client.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Client, client::ClientBuilder, client::retry::RetryPolicy};
+use serde_json::json;
+use tile_proxy_operator::{
+    admin::Metrics,
+    controller::{self, Context, Defaults, Watched},
+};
+use tokio::task::JoinHandle;
+use tower::{buffer::BufferLayer, retry::RetryLayer};
+
+use crate::{
+    faults::Faults,
+    world::{World, eventually},
+};
+
+/// The image of replicas whose TileProxy does not name one.
+pub(crate) const IMAGE: &str = "mirror.example.net:5000/tile-proxy:7.1";
+
+/// Annotation of a child by which a test makes the operator look.
+pub(crate) const POKE: &str = "example.net/poke";
+
+/// How the operator is started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// How often it looks at what is settled.
+    pub(crate) resync: Duration,
+    /// Whether the client repeats calls, as the shipped one does. Without, every fault reaches the
+    /// controller.
+    pub(crate) retries: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            resync: Duration::from_secs(600),
+            retries: false,
+        }
+    }
+}
+
+/// A running operator. When dropped it ends as a crash would, and has done no harm until then.
+pub(crate) struct Operator {
+    /// What is to go wrong, and what it did.
+    pub(crate) faults: Faults,
+    task: JoinHandle<()>,
+}
+
+impl Operator {
+    /// One that looks after the namespace of `world`, and whose calls go well.
+    pub(crate) async fn start(world: &World) -> Self {
+        Self::with(world, Faults::none(), Setup::default()).await
+    }
+
+    /// The same, with `faults` and another setup.
+    pub(crate) async fn with(world: &World, faults: Faults, setup: Setup) -> Self {
+        let mut config = world.plane.operator().await;
+        config.default_retry = false;
+        let builder = ClientBuilder::try_from(config)
+            .expect("a client")
+            .with_layer(&faults);
+        let client: Client = if setup.retries {
+            builder
+                .with_layer(&BufferLayer::new(1024))
+                .with_layer(&RetryLayer::new(RetryPolicy::server_retry()))
+                .build()
+        } else {
+            builder.build()
+        };
+        let defaults = Defaults {
+            operand_image: IMAGE.to_owned(),
+        };
+        let metrics = Metrics::new().expect("metrics");
+        let context = Context::new(client, defaults, metrics, setup.resync);
+        let watched = Watched::Namespaces(vec![world.namespace.clone()]);
+        let forever = std::future::pending();
+        let run = controller::run(Arc::new(context), watched, forever, || {});
+        Self {
+            faults,
+            task: tokio::spawn(run),
+        }
+    }
+
+    /// Ends it between two calls, as a crash would; waits until it has.
+    pub(crate) async fn crash(mut self) {
+        self.task.abort();
+        let ended = (&mut self.task).await;
+        let aborted = ended.is_err_and(|error| error.is_cancelled());
+        assert!(aborted, "the operator ended by itself");
+    }
+
+    /// Waits until `times` more reconciles of the TileProxy `name` have begun.
+    pub(crate) async fn looks_again(&self, name: &str, times: usize) {
+        let wanted = self.faults.reconciles(name) + times;
+        eventually("reconciles", async || {
+            let looks = self.faults.reconciles(name);
+            if looks >= wanted { Ok(()) } else { Err(looks) }
+        })
+        .await;
+    }
+
+    /// Touches a child, so that the operator looks at the TileProxy `name`, and waits until it is
+    /// done with that.
+    pub(crate) async fn pokes(&self, world: &World, name: &str) {
+        // The second one begins only after the first has ended.
+        for _ in 0..2 {
+            let poke = format!("{:?}", std::time::Instant::now());
+            let patch = json!({"metadata": {"annotations": {POKE: poke}}});
+            let config = format!("{name}-config");
+            let before = self.faults.reconciles(name);
+            world.merge::<ConfigMap>(&config, &patch).await;
+            eventually("a reconcile after a poke", async || {
+                let looks = self.faults.reconciles(name);
+                if looks > before { Ok(()) } else { Err(looks) }
+            })
+            .await;
+        }
+    }
+
+    /// Fails if a volume was deleted, which no test wants, or a right was missing.
+    fn expect_harmless(&self) {
+        for call in self.faults.calls() {
+            assert!(
+                !call.is("delete", "persistentvolumeclaims"),
+                "a volume was deleted: {call}"
+            );
+            assert!(!call.lacks_right, "the chart's role lacks a right: {call}");
+        }
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.task.abort();
+        // A second panic would hide the first.
+        if !std::thread::panicking() {
+            self.expect_harmless();
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! P5, P15, P16: volumes are never deleted or shrunk, and grow as far as their class lets them.
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+use tile_proxy_operator::crd::TileProxy;
+
+use crate::{
+    operator::Operator,
+    world::{World, eventually, find, reason},
+};
+
+#[tokio::test]
+async fn a_volume_grows_as_asked_and_says_so_meanwhile() {
+    let world = World::new("growth").await;
+    world.create("rome", 2, json!({})).await;
+    let operator = Operator::start(&world).await;
+    world.settles("rome").await;
+    world.kubelet.stop_provisioning();
+    world
+        .change("rome", json!({"cache": {"size": "2Gi"}}))
+        .await;
+    let proxy = world.awaits("rome", "VolumesReady", "False").await;
+    assert_eq!(reason(&proxy, "VolumesReady"), "VolumesResizing");
+    for claim in requests(&world).await {
+        assert_eq!(claim, "2Gi");
+    }
+    // An operator that comes later finds it under way, and asks for nothing again.
+    operator.crash().await;
+    let operator = Operator::start(&world).await;
+    operator.pokes(&world, "rome").await;
+    let calls = operator.faults.written();
+    assert!(
+        !calls
+            .iter()
+            .any(|call| call.resource == "persistentvolumeclaims"),
+        "{calls:?}"
+    );
+    world.kubelet.provision();
+    world.awaits("rome", "VolumesReady", "True").await;
+}
+
+#[tokio::test]
+async fn a_smaller_size_shrinks_nothing_and_is_explained() {
+    let world = World::new("shrink").await;
+    world
+        .create("rome", 2, json!({"cache": {"size": "2Gi"}}))
+        .await;
+    let operator = Operator::start(&world).await;
+    world.settles("rome").await;
+    world
+        .change("rome", json!({"cache": {"size": "1Gi"}}))
+        .await;
+    let proxy = world.awaits("rome", "VolumesReady", "False").await;
+    assert_eq!(reason(&proxy, "VolumesReady"), "ShrinkRefused");
+    assert_eq!(reason(&proxy, "Degraded"), "ShrinkRefused");
+    assert_eq!(requests(&world).await, ["2Gi", "2Gi"]);
+    world
+        .change("rome", json!({"cache": {"size": "2Gi"}}))
+        .await;
+    world.awaits("rome", "VolumesReady", "True").await;
+    drop(operator);
+}
+
+#[tokio::test]
+async fn a_class_that_cannot_expand_is_said_and_the_rest_goes_on() {
+    let world = World::new("fixed-class").await;
+    let spec = json!({"cache": {"storageClassName": "fixed"}});
+    world.create("rome", 1, spec).await;
+    let operator = Operator::start(&world).await;
+    world.settles("rome").await;
+    let change = json!({"cache": {"size": "2Gi"}, "podAnnotations": {"round": "2"}});
+    world.change("rome", change).await;
+    let proxy = world.awaits("rome", "VolumesReady", "False").await;
+    assert_eq!(reason(&proxy, "VolumesReady"), "ResizeRefused");
+    assert_eq!(requests(&world).await, ["1Gi"]);
+    // The change of the pods was carried out all the same, and it serves.
+    world.settles("rome").await;
+    let looks = operator.faults.reconciles("rome");
+    operator.pokes(&world, "rome").await;
+    let hot = operator.faults.reconciles("rome") - looks;
+    assert!(hot < 10, "{hot} reconciles for one refused volume");
+}
+
+#[tokio::test]
+async fn deleting_and_creating_again_finds_the_same_volumes() {
+    let world = World::new("adoption").await;
+    world.create("rome", 2, json!({})).await;
+    let operator = Operator::start(&world).await;
+    world.settles("rome").await;
+    let before = uids(&world).await;
+    let gone = world
+        .api::<TileProxy>()
+        .delete("rome", &DeleteParams::foreground())
+        .await;
+    gone.expect("a TileProxy to delete");
+    eventually("the TileProxy to go", async || {
+        let left = world.names::<TileProxy>().await;
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+    assert_eq!(uids(&world).await, before);
+    world.create("rome", 2, json!({})).await;
+    world.settles("rome").await;
+    assert_eq!(uids(&world).await, before);
+    drop(operator);
+}
+
+#[tokio::test]
+async fn what_a_volume_is_made_of_cannot_change() {
+    let world = World::new("immutable").await;
+    world.create("rome", 1, json!({})).await;
+    let operator = Operator::start(&world).await;
+    world.settles("rome").await;
+    for (cache, want) in [
+        (
+            json!({"storageClassName": "fixed"}),
+            "do not move between classes",
+        ),
+        (
+            json!({"accessModes": ["ReadWriteMany"]}),
+            "because the volumes exist",
+        ),
+    ] {
+        let patch = Patch::Merge(json!({"spec": {"cache": cache}}));
+        let api = world.api::<TileProxy>();
+        let refused = api.patch("rome", &PatchParams::default(), &patch).await;
+        let said = refused.expect_err("immutable").to_string();
+        assert!(said.contains(want), "{said}");
+    }
+
+    // A TileProxy that was deleted and created anew slips through: what exists stays, and serves.
+    let orphaned = world
+        .api::<TileProxy>()
+        .delete("rome", &DeleteParams::foreground())
+        .await;
+    orphaned.expect("a TileProxy to delete");
+    eventually("the TileProxy to go", async || {
+        let left = world.names::<TileProxy>().await;
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+    let before = uids(&world).await;
+    world
+        .create("rome", 1, json!({"cache": {"storageClassName": "fixed"}}))
+        .await;
+    world.settles("rome").await;
+    assert_eq!(uids(&world).await, before);
+    let looks = operator.faults.reconciles("rome");
+    operator.pokes(&world, "rome").await;
+    assert!(operator.faults.reconciles("rome") - looks < 10, "a loop");
+}
+
+#[tokio::test]
+async fn a_volume_that_is_being_deleted_is_reported_and_not_waited_for() {
+    let world = World::new("going-claim").await;
+    world.create("rome", 1, json!({})).await;
+    let operator = Operator::start(&world).await;
+    world.settles("rome").await;
+    let finalizer = json!({"metadata": {"finalizers": ["example.net/in-use"]}});
+    world
+        .merge::<PersistentVolumeClaim>("rome-replica-0", &finalizer)
+        .await;
+    let claims = world.api::<PersistentVolumeClaim>();
+    let gone = claims
+        .delete("rome-replica-0", &DeleteParams::default())
+        .await;
+    gone.expect("a claim to delete");
+    let proxy = world.awaits("rome", "VolumesReady", "False").await;
+    assert_eq!(reason(&proxy, "VolumesReady"), "ClaimUnavailable");
+    let said = find(&proxy, "VolumesReady")
+        .map(|c| c.message.clone())
+        .unwrap_or_default();
+    assert!(said.contains("being deleted"), "{said}");
+    let free = json!({"metadata": {"finalizers": null}});
+    world
+        .merge::<PersistentVolumeClaim>("rome-replica-0", &free)
+        .await;
+    world.awaits("rome", "VolumesReady", "True").await;
+    drop(operator);
+}
+
+async fn requests(world: &World) -> Vec<String> {
+    let mut requests = Vec::new();
+    for name in world.names::<PersistentVolumeClaim>().await {
+        let claim = world.get::<PersistentVolumeClaim>(&name).await;
+        let spec = serde_json::to_value(claim.spec).expect("plain data");
+        let size = &spec["resources"]["requests"]["storage"];
+        requests.push(size.as_str().unwrap_or_default().to_owned());
+    }
+    requests
+}
+
+async fn uids(world: &World) -> Vec<Option<String>> {
+    let mut uids = Vec::new();
+    for name in world.names::<PersistentVolumeClaim>().await {
+        uids.push(world.get::<PersistentVolumeClaim>(&name).await.metadata.uid);
+    }
+    uids
+}
