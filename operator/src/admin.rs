@@ -16,9 +16,9 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, core::Collector,
 };
+use tile_proxy::metrics::Catalogue;
 use tokio::net::TcpListener;
 use tracing::debug;
 
@@ -28,7 +28,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the operator counts. Cheap to clone; all clones count the same.
 #[derive(Clone)]
 pub struct Metrics {
-    registry: Registry,
+    registry: Arc<Catalogue>,
     /// `tile_proxy_operator_reconcile_total{result}`: reconciles that ended; `result` is `ok` or
     /// `error`. A settled operator adds one per TileProxy and resync.
     reconciles: IntCounterVec,
@@ -56,7 +56,6 @@ impl Metrics {
             IntCounterVec::new(Opts::new(name, help).namespace(PREFIX), labels)
         };
         let metrics = Self {
-            registry: Registry::new(),
             reconciles: counter(
                 "reconcile_total",
                 "Reconciles that ended, by result.",
@@ -85,23 +84,28 @@ impl Metrics {
                 Opts::new("resource_ready", "Whether a TileProxy is Ready.").namespace(PREFIX),
                 &["namespace", "name"],
             )?,
+            registry: Arc::default(),
         };
-        metrics
-            .registry
-            .register(Box::new(metrics.reconciles.clone()))?;
-        metrics
-            .registry
-            .register(Box::new(metrics.errors.clone()))?;
-        metrics
-            .registry
-            .register(Box::new(metrics.duration.clone()))?;
-        metrics
-            .registry
-            .register(Box::new(metrics.writes.clone()))?;
-        metrics.registry.register(Box::new(metrics.ready.clone()))?;
-        metrics
-            .registry
-            .register(Box::new(metrics.leader.clone()))?;
+        // No `..`: a new metric does not compile until it is registered.
+        let Self {
+            registry,
+            reconciles,
+            errors,
+            duration,
+            writes,
+            ready,
+            leader,
+        } = &metrics;
+        let all: [Box<dyn Collector>; 6] = [
+            Box::new(reconciles.clone()),
+            Box::new(errors.clone()),
+            Box::new(duration.clone()),
+            Box::new(writes.clone()),
+            Box::new(ready.clone()),
+            Box::new(leader.clone()),
+        ];
+        all.into_iter()
+            .try_for_each(|metric| registry.register(metric))?;
         Ok(metrics)
     }
 
@@ -136,13 +140,6 @@ impl Metrics {
     pub fn forget(&self, namespace: &str, name: &str) {
         // An error says that it was never counted.
         let _ = self.ready.remove_label_values(&[namespace, name]);
-    }
-
-    fn text(&self) -> Vec<u8> {
-        let mut text = Vec::new();
-        // Writing to memory does not fail.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        text
     }
 }
 
@@ -202,7 +199,7 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, ready: bool) -> Respon
             StatusCode::SERVICE_UNAVAILABLE,
             "waiting for the first list of TileProxies\n",
         ),
-        "/metrics" => text(StatusCode::OK, metrics.text()),
+        "/metrics" => text(StatusCode::OK, metrics.registry.render()),
         _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n"),
     }
 }
@@ -213,4 +210,17 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let plain = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_lists_every_metric_and_no_other() {
+        let page = include_str!("../../docs/operator.md");
+        let metrics = Metrics::new().expect("registered");
+        let wrong = metrics.registry.differences(page);
+        assert!(wrong.is_empty(), "docs/operator.md: {wrong:#?}");
+    }
 }

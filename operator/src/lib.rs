@@ -16,3 +16,4 @@ pub mod condition;
 pub mod controller;
 pub mod crd;
 pub mod lease;
+pub mod ready;

@@ -17,6 +17,7 @@ use tile_proxy_operator::{
     controller::{self, Context, Defaults, Watched},
     crd,
     lease::Candidate,
+    ready,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -48,6 +49,22 @@ Examples:
   Two namespaces only:
     tile-proxy-operator run --operand-image … --watch-namespaces logs,staging")]
     Run(Box<Run>),
+    /// Ask a running operator whether it is ready
+    ///
+    /// For `helm test`: the image has no shell and no HTTP client but this one. Asks every second, and
+    /// ends with 0 as soon as the answer is yes, or with 1 and the last answer after the time given.
+    #[command(
+        after_help = "Example:\n  tile-proxy-operator ready --within 60s tile-proxy-metrics.tile-proxy-system.svc:8080"
+    )]
+    Ready {
+        /// Where its /readyz is, as name or address and port
+        #[arg(value_name = "HOST:PORT")]
+        address: String,
+
+        /// How long to go on asking
+        #[arg(long, value_name = "DURATION", default_value = "60s")]
+        within: Interval,
+    },
 }
 
 #[derive(Args)]
@@ -97,6 +114,15 @@ struct Run {
     )]
     lease_namespace: Option<String>,
 
+    /// Name of the Lease: one for all operators that look after the same TileProxies
+    #[arg(
+        long,
+        env = "TILE_PROXY_OPERATOR_LEASE_NAME",
+        value_name = "NAME",
+        default_value = "tile-proxy-operator"
+    )]
+    lease_name: String,
+
     /// How lines are printed
     #[arg(
         long,
@@ -142,6 +168,7 @@ async fn main() -> anyhow::Result<()> {
             .write_all(crd::crd_yaml().as_bytes())
             .context("cannot print the CRD"),
         Command::Run(flags) => run(*flags).await,
+        Command::Ready { address, within } => ready::ready(&address, within.0).await,
     }
 }
 
@@ -153,6 +180,7 @@ async fn run(flags: Run) -> anyhow::Result<()> {
         resync,
         leader_elect,
         lease_namespace,
+        lease_name,
         log_format,
         log_level,
     } = flags;
@@ -220,7 +248,7 @@ async fn run(flags: Run) -> anyhow::Result<()> {
     }
 
     let namespace = lease_namespace.unwrap_or_else(|| client.default_namespace().to_owned());
-    let mut candidate = Candidate::new(client, &namespace, LEASE, identity());
+    let mut candidate = Candidate::new(client, &namespace, &lease_name, identity());
     let mut stop = Box::pin(stop);
     // Waiting is what a second operator is there for: a rollout must not wait for it.
     ready.store(true, Ordering::Release);
@@ -238,17 +266,16 @@ async fn run(flags: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The Lease of all operators that share a namespace.
-const LEASE: &str = "tile-proxy-operator";
-
 /// The pod's name, and something that no earlier process in it had.
 fn identity() -> String {
-    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| LEASE.to_owned());
+    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "tile-proxy-operator".to_owned());
     format!("{pod}_{:08x}", rand::random::<u32>())
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
@@ -262,5 +289,32 @@ mod tests {
             let flags = ["operator", "run", "--operand-image=p", "--resync", text];
             assert_eq!(Cli::try_parse_from(flags).is_ok(), ok, "{text}");
         }
+    }
+
+    /// Rows of the page are `| flag | default | meaning |`.
+    #[test]
+    fn the_page_lists_every_flag_and_no_other() {
+        let page = include_str!("../../docs/operator.md");
+        let listed: Vec<&str> = page.lines().filter(|l| l.starts_with("| `--")).collect();
+        let mut rows = Vec::new();
+        let mut command = Cli::command();
+        command.build();
+        let run = command.find_subcommand("run").expect("there is one");
+        for flag in run.get_arguments().filter(|a| a.get_id() != "help") {
+            let name = flag.get_long().expect("all are long");
+            let default = flag.get_default_values().first();
+            let default = match default.map(|value| value.to_string_lossy()) {
+                Some(value) if flag.get_action().takes_values() => format!("`{value}`"),
+                _ => String::new(),
+            };
+            let help = flag.get_help().expect("all have one").to_string();
+            rows.push(format!("| `--{name}` | {default} | {help} |"));
+        }
+        assert_eq!(
+            listed,
+            rows,
+            "docs/operator.md should have\n{}",
+            rows.join("\n")
+        );
     }
 }

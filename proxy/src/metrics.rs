@@ -1,14 +1,16 @@
 //! Every metric of the proxy: name, help, labels, and the fixed values of the labels.
 
-use std::{sync::Mutex, time::Duration};
+mod catalogue;
+
+use std::time::Duration;
 
 use http::StatusCode;
 use prometheus::{
-    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::Collector,
-    proto::{MetricFamily, MetricType},
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts,
 };
+
+pub use self::catalogue::{Catalogue, Described};
 
 /// Seconds: from a memory hit to the longest wait for an upstream.
 const LATENCY_BUCKETS: [f64; 12] = [
@@ -261,11 +263,7 @@ impl Metrics {
 
     /// Everything that is registered, in that order.
     pub fn described(&self) -> Vec<Described> {
-        self.registry
-            .described
-            .lock()
-            .map(|all| all.clone())
-            .unwrap_or_default()
+        self.registry.described()
     }
 
     /// The metrics of one upstream of one log.
@@ -281,10 +279,7 @@ impl Metrics {
 
     /// All of them in the Prometheus text format.
     pub fn render(&self) -> Vec<u8> {
-        let mut text = Vec::new();
-        // Writing to memory cannot fail, and metrics without values are left out by `gather`.
-        let _ = TextEncoder::new().encode(&self.registry.registry.gather(), &mut text);
-        text
+        self.registry.render()
     }
 }
 
@@ -319,50 +314,6 @@ impl LogMetrics {
             .and_then(|at| self.responses.get(at))
             .unwrap_or(&self.other_responses)
             .inc();
-    }
-}
-
-/// A registry that can also say what is registered: `gather` leaves out what has no value yet.
-#[derive(Debug, Default)]
-struct Catalogue {
-    registry: Registry,
-    described: Mutex<Vec<Described>>,
-}
-
-/// One metric, as `docs/metrics.md` lists it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Described {
-    /// Its name, without the suffixes of a histogram's series.
-    pub name: String,
-    /// `counter`, `gauge` or `histogram`.
-    pub kind: &'static str,
-    /// Names of its labels, in order.
-    pub labels: Vec<String>,
-    /// Its help text.
-    pub help: String,
-}
-
-impl Catalogue {
-    fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
-        let families: Vec<MetricFamily> = collector.collect();
-        let described = collector.desc().into_iter().zip(families);
-        let described = described.map(|(desc, family)| Described {
-            name: desc.fq_name.clone(),
-            kind: match family.get_field_type() {
-                MetricType::COUNTER => "counter",
-                MetricType::GAUGE => "gauge",
-                MetricType::HISTOGRAM => "histogram",
-                MetricType::SUMMARY | MetricType::UNTYPED => "other",
-            },
-            labels: desc.variable_labels.clone(),
-            help: desc.help.clone(),
-        });
-        let described: Vec<Described> = described.collect();
-        self.registry.register(collector)?;
-        if let Ok(mut all) = self.described.lock() {
-            all.extend(described);
-        }
-        Ok(())
     }
 }
 
@@ -427,55 +378,11 @@ mod tests {
         }
     }
 
-    /// Rows of the page are `| name | type | labels | help | what to do |`.
     #[test]
     fn the_page_lists_every_metric_and_no_other() {
         let page = include_str!("../../docs/metrics.md");
-        let listed: Vec<Vec<&str>> = page
-            .lines()
-            .filter(|line| line.starts_with("| `tile_proxy_"))
-            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
-            .collect();
-        let mut registered = Metrics::new().expect("registered").described();
-        registered.sort_by(|a, b| a.name.cmp(&b.name));
-        for metric in &registered {
-            let Described {
-                name,
-                kind,
-                labels,
-                help,
-            } = metric;
-            assert!(
-                help.ends_with('.'),
-                "{name}: its help is a sentence: {help}"
-            );
-            let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
-            let row = format!("| `{name}` | {kind} | {} | {help} |", labels.join(", "));
-            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-            let found = listed
-                .iter()
-                .find(|cells| cells.first() == Some(&&*format!("`{name}`")));
-            let found = found.unwrap_or_else(|| panic!("docs/metrics.md lacks this row:\n{row}"));
-            assert_eq!(
-                found[..4],
-                cells[..4],
-                "the row of {name} should begin so:\n{row}"
-            );
-            assert!(
-                found.get(4).is_some_and(|todo| todo.len() > 10),
-                "docs/metrics.md does not say what to do when {name} moves"
-            );
-        }
-        let names: Vec<String> = registered.iter().map(|m| format!("`{}`", m.name)).collect();
-        let gone: Vec<&str> = listed
-            .iter()
-            .filter_map(|cells| cells.first().copied())
-            .filter(|name| !names.iter().any(|known| known == name))
-            .collect();
-        assert!(
-            gone.is_empty(),
-            "docs/metrics.md lists what is not there: {gone:?}"
-        );
-        assert_eq!(listed.len(), registered.len(), "a metric is listed twice");
+        let metrics = Metrics::new().expect("registered");
+        let wrong = metrics.registry.differences(page);
+        assert!(wrong.is_empty(), "docs/metrics.md: {wrong:#?}");
     }
 }
