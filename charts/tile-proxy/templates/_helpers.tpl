@@ -34,6 +34,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* What selects the pods of `helm test`; the operator's Service and budget must not. */}}
+{{- define "tile-proxy.testLabels" -}}
+app.kubernetes.io/name: {{ include "tile-proxy.name" . }}-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "tile-proxy.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "tile-proxy.fullname" .) .Values.serviceAccount.name }}
@@ -68,18 +74,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
-# The proxy's configuration, stable names of replicas, and what pods run as.
+# The proxy's configuration, and what pods run as. Both go with their TileProxy.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts]
   verbs: [get, list, watch, create, patch]
+# Where clients connect, and a stable name for each replica; swept after a scale-down.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]
 # Volumes are created, grown and handed over. Deleted only for spec.cache.retention.whenScaled: Delete,
-# by uid and version; a cluster where nobody uses it may take this right away.
+# by uid and version; where nobody uses it, rbac.deleteVolumes takes this right away.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch{{ if .Values.rbac.deleteVolumes }}, delete{{ end }}]
 # The admin token. Created blindly and never read, so that this role shows nobody a Secret.
 - apiGroups: [""]
   resources: [secrets]
