@@ -61,6 +61,7 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<(
         apply_tile_proxy(cluster)
     })?;
     step(progress, "Ready", |step| await_ready(cluster, step))?;
+    step(progress, "helm test", |step| test_release(cluster, step))?;
 
     progress.say("\nTiles");
     let proxied = Proxied { cluster, log };
@@ -150,6 +151,18 @@ fn install_operator(cluster: &Cluster, image: &Archive, step: &Step<'_>) -> Resu
         .stdout()
         .with_context(|| cluster.diagnosis(&[OPERATOR_NAMESPACE]))?;
     Ok(format!("release {RELEASE} in {OPERATOR_NAMESPACE}"))
+}
+
+/// A pod of the chart asks the operator, by its Service, whether it is ready.
+fn test_release(cluster: &Cluster, step: &Step<'_>) -> Result<String> {
+    cluster
+        .helm(["test", RELEASE, "--namespace", OPERATOR_NAMESPACE])
+        .args(["--timeout", "120s"])
+        .deadline(Duration::from_secs(150))
+        .live(step)
+        .stdout()
+        .with_context(|| cluster.diagnosis(&[OPERATOR_NAMESPACE]))?;
+    Ok("the operator says that it is ready".to_owned())
 }
 
 fn apply_tile_proxy(cluster: &Cluster) -> Result<String> {
