@@ -42,12 +42,15 @@ enum Command {
     )]
     Crd,
     /// Watch TileProxy resources and bring them about, until a signal ends it
-    #[command(after_help = "\
+    #[command(
+        args_override_self = true,
+        after_help = "\
 Examples:
   Against the cluster of the current kubeconfig, all namespaces:
     tile-proxy-operator run --operand-image registry.example.com/tile-proxy:0.1.0
   Two namespaces only:
-    tile-proxy-operator run --operand-image … --watch-namespaces logs,staging")]
+    tile-proxy-operator run --operand-image … --watch-namespaces logs,staging"
+    )]
     Run(Box<Run>),
     /// Ask a running operator whether it is ready
     ///
@@ -289,6 +292,16 @@ mod tests {
             let flags = ["operator", "run", "--operand-image=p", "--resync", text];
             assert_eq!(Cli::try_parse_from(flags).is_ok(), ok, "{text}");
         }
+    }
+
+    /// The chart sets some flags, and its users add to them.
+    #[test]
+    fn of_a_flag_given_twice_the_last_counts() {
+        let flags = ["operator", "run", "--operand-image=a", "--operand-image=b"];
+        let Ok(Command::Run(run)) = Cli::try_parse_from(flags).map(|cli| cli.command) else {
+            panic!("refused");
+        };
+        assert_eq!(run.operand_image, "b");
     }
 
     /// Rows of the page are `| flag | default | meaning |`.
