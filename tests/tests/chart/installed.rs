@@ -158,31 +158,30 @@ fn resources_outlive_upgrade_rollback_and_removal_of_the_chart() {
     established(&plane, "tileproxies.tiles.stella-ops.org");
     apply(&plane, &restricted_namespace("logs"));
     apply(&plane, &text("examples/tileproxy.yaml"));
+    apply(&plane, VOLUME);
     let crd = ["crd", "tileproxies.tiles.stella-ops.org"];
     let proxy = ["tileproxy", "tessera", "--namespace", "logs"];
+    let volume = ["pvc", "tessera-replica-0", "--namespace", "logs"];
     let operator = ["deployment", "prod-tile-proxy", "--namespace", NAMESPACE];
     let before = [
         get(&plane, &crd),
         get(&plane, &proxy),
         get(&plane, &operator),
+        get(&plane, &volume),
     ];
     assert!(is_older(&before[0]));
-    let same = |when: &str, proxy_too: bool| {
+    let same = |when: &str| {
         let crd_now = get(&plane, &crd);
         assert_eq!(uid(&crd_now), uid(&before[0]), "{when}");
-        if proxy_too {
-            let proxy_now = get(&plane, &proxy);
-            assert_eq!(uid(&proxy_now), uid(&before[1]), "{when}");
-            assert_eq!(proxy_now["spec"], before[1]["spec"], "{when}");
-        }
+        let proxy_now = get(&plane, &proxy);
+        assert_eq!(uid(&proxy_now), uid(&before[1]), "{when}");
+        assert_eq!(proxy_now["spec"], before[1]["spec"], "{when}");
+        assert_eq!(uid(&get(&plane, &volume)), uid(&before[3]), "{when}");
         crd_now
     };
 
     helm(&plane, &["upgrade", RELEASE], &chart());
-    assert!(
-        !is_older(&same("upgraded", true)),
-        "the CRD is upgraded, too"
-    );
+    assert!(!is_older(&same("upgraded")), "the CRD is upgraded, too");
     let after = get(&plane, &operator);
     assert_eq!(
         uid(&after),
@@ -192,7 +191,7 @@ fn resources_outlive_upgrade_rollback_and_removal_of_the_chart() {
 
     let back = plane.helm(["rollback", RELEASE, "1", "--namespace", NAMESPACE]);
     back.stdout().expect("rolled back");
-    assert!(is_older(&same("rolled back", true)));
+    assert!(is_older(&same("rolled back")));
 
     // Handed over to someone who applies the CRD: it is not deleted with the release's interest.
     helm(
@@ -200,14 +199,14 @@ fn resources_outlive_upgrade_rollback_and_removal_of_the_chart() {
         &["upgrade", RELEASE, "--set=crds.enabled=false"],
         &chart(),
     );
-    same("without the CRD", true);
+    same("without the CRD");
     uninstall(&plane, RELEASE);
-    same("uninstalled", true);
+    same("uninstalled");
     assert!(!exists(&plane, &operator));
 
     // Under its own name it takes up what it left.
     helm(&plane, &["install", RELEASE], &chart());
-    same("installed anew", true);
+    same("installed anew");
     uninstall(&plane, RELEASE);
 
     // Another release is told whose the CRD is, and takes it over as the page says.
@@ -234,7 +233,7 @@ fn resources_outlive_upgrade_rollback_and_removal_of_the_chart() {
     ];
     annotate.args(values).stdout().expect("annotated");
     helm(&plane, &["install", "other"], &chart());
-    same("taken over", true);
+    same("taken over");
 
     // Only who asks for it loses everything.
     helm(
@@ -251,6 +250,7 @@ fn resources_outlive_upgrade_rollback_and_removal_of_the_chart() {
     })
     .expect("gone");
     assert!(!exists(&plane, &proxy), "and with it every TileProxy");
+    assert_eq!(uid(&get(&plane, &volume)), uid(&before[3]), "volumes stay");
 }
 
 /// The chart as an earlier version might have been: with another CRD.
@@ -375,6 +375,14 @@ metadata:
 "
     )
 }
+
+/// As the operator makes one for the example: without an owner.
+const VOLUME: &str = "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: tessera-replica-0, namespace: logs}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+";
 
 /// Enough of its CRDs for the API server to know the two kinds. What is in them is not checked here.
 const PROMETHEUS_OPERATOR: &str = "

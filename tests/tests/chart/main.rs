@@ -10,6 +10,7 @@ mod installed;
 mod pages;
 mod refused;
 mod rendered;
+mod rights;
 
 use std::collections::BTreeMap;
 use std::fs;
