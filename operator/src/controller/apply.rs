@@ -6,6 +6,9 @@
 //! we do not control is never written: it is reported as a conflict, and pods that would use it are
 //! not started.
 //!
+//! An edit that contradicts what we own, so that the API server refuses the two together, is replaced as
+//! a whole.
+//!
 //! A child that the API server refuses does not keep the others from being written; only an API
 //! server that cannot answer ends an apply early.
 //!
@@ -14,6 +17,7 @@
 
 mod claims;
 mod memory;
+mod overrule;
 mod secret;
 mod writer;
 

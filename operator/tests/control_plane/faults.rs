@@ -24,6 +24,8 @@ use crate::calls::Call;
 pub(crate) enum Fault {
     /// The API server does it, and the operator ends before it learns of that.
     Crash,
+    /// The API server hears of it only after [`Faults::release`].
+    Held,
     /// The API server never hears of it, and the connection breaks.
     LostRequest,
     /// The API server does it, and the connection breaks.
@@ -47,6 +49,7 @@ pub(crate) struct Faults(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     crashed: Notify,
+    released: Notify,
 }
 
 #[derive(Default)]
@@ -104,6 +107,11 @@ impl Faults {
     /// Waits for [`Fault::Crash`].
     pub(crate) async fn crash(&self) {
         self.0.crashed.notified().await;
+    }
+
+    /// Lets go of what is held, now or later.
+    pub(crate) fn release(&self) {
+        self.0.released.notify_one();
     }
 
     /// Every call so far.
@@ -264,14 +272,18 @@ where
                 faults.answered(number, code);
                 return Box::pin(async move { Ok(refusal(code, retry_after)) });
             }
-            Some(Fault::Crash | Fault::LostAnswer) | None => {}
+            Some(Fault::Crash | Fault::Held | Fault::LostAnswer) | None => {}
         }
         if let Some(answer) = faults.old_answer(&call, &uri) {
             faults.answered(number, answer.status());
             return Box::pin(async { Ok(answer) });
         }
+        // A call does nothing until it is awaited.
         let forwarded = self.inner.call(request);
         Box::pin(async move {
+            if matches!(fault, Some(Fault::Held)) {
+                faults.0.released.notified().await;
+            }
             let answer = forwarded.await?;
             match fault {
                 Some(Fault::Crash) => {

@@ -20,6 +20,9 @@ mod world;
 
 mod broken_calls;
 mod crashes;
+mod drift;
+mod foreign;
+mod removal;
 mod rollout;
 mod scaling;
 mod settled;

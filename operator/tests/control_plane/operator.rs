@@ -1,9 +1,20 @@
 //! The operator itself, in the test's process, with faults in its client.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Client, client::ClientBuilder, client::retry::RetryPolicy};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{ConfigMap, Service},
+};
+use kube::{Client, Resource, client::ClientBuilder, client::retry::RetryPolicy};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tile_proxy_operator::{
     admin::Metrics,
@@ -47,6 +58,7 @@ pub(crate) struct Operator {
     /// What is to go wrong, and what it did.
     pub(crate) faults: Faults,
     task: JoinHandle<()>,
+    may_delete_volumes: AtomicBool,
 }
 
 impl Operator {
@@ -81,6 +93,7 @@ impl Operator {
         Self {
             faults,
             task: tokio::spawn(run),
+            may_delete_volumes: AtomicBool::new(false),
         }
     }
 
@@ -102,16 +115,32 @@ impl Operator {
         .await;
     }
 
+    /// As [`pokes`](Self::pokes), through a Service that the operator has made.
+    pub(crate) async fn pokes_any(&self, world: &World, name: &str) {
+        self.pokes_by::<Service>(world, name, "rome-replica-1")
+            .await;
+    }
+
     /// Touches a child, so that the operator looks at the TileProxy `name`, and waits until it is
     /// done with that.
     pub(crate) async fn pokes(&self, world: &World, name: &str) {
+        let config = format!("{name}-config");
+        self.pokes_by::<ConfigMap>(world, name, &config).await;
+    }
+
+    async fn pokes_by<K>(&self, world: &World, name: &str, child: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
         // The second one begins only after the first has ended.
         for _ in 0..2 {
             let poke = format!("{:?}", std::time::Instant::now());
             let patch = json!({"metadata": {"annotations": {POKE: poke}}});
-            let config = format!("{name}-config");
             let before = self.faults.reconciles(name);
-            world.merge::<ConfigMap>(&config, &patch).await;
+            world.merge::<K>(child, &patch).await;
             eventually("a reconcile after a poke", async || {
                 let looks = self.faults.reconciles(name);
                 if looks > before { Ok(()) } else { Err(looks) }
@@ -120,11 +149,17 @@ impl Operator {
         }
     }
 
-    /// Fails if a volume was deleted, which no test wants, or a right was missing.
+    /// The policy of a TileProxy of this test asks for it.
+    pub(crate) fn may_delete_volumes(&self) {
+        self.may_delete_volumes.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails if a volume was deleted that no policy gives away, or a right was missing.
     fn expect_harmless(&self) {
+        let may_delete = self.may_delete_volumes.load(Ordering::Relaxed);
         for call in self.faults.calls() {
             assert!(
-                !call.is("delete", "persistentvolumeclaims"),
+                !call.is("delete", "persistentvolumeclaims") || may_delete,
                 "a volume was deleted: {call}"
             );
             assert!(!call.lacks_right, "the chart's role lacks a right: {call}");

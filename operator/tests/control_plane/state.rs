@@ -160,7 +160,7 @@ fn remove(object: &mut Value, key: &str) {
 }
 
 /// What differs between two states, for people; empty if nothing does.
-fn difference(want: &State, have: &State) -> String {
+pub(crate) fn difference(want: &State, have: &State) -> String {
     let mut lines = Vec::new();
     let keys: BTreeSet<&String> = want.keys().chain(have.keys()).collect();
     for key in keys {

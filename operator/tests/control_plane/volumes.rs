@@ -89,16 +89,7 @@ async fn deleting_and_creating_again_finds_the_same_volumes() {
     let operator = Operator::start(&world).await;
     world.settles("rome").await;
     let before = uids(&world).await;
-    let gone = world
-        .api::<TileProxy>()
-        .delete("rome", &DeleteParams::foreground())
-        .await;
-    gone.expect("a TileProxy to delete");
-    eventually("the TileProxy to go", async || {
-        let left = world.names::<TileProxy>().await;
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    })
-    .await;
+    world.delete("rome").await;
     assert_eq!(uids(&world).await, before);
     world.create("rome", 2, json!({})).await;
     world.settles("rome").await;
@@ -130,16 +121,7 @@ async fn what_a_volume_is_made_of_cannot_change() {
     }
 
     // A TileProxy that was deleted and created anew slips through: what exists stays, and serves.
-    let orphaned = world
-        .api::<TileProxy>()
-        .delete("rome", &DeleteParams::foreground())
-        .await;
-    orphaned.expect("a TileProxy to delete");
-    eventually("the TileProxy to go", async || {
-        let left = world.names::<TileProxy>().await;
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    })
-    .await;
+    world.delete("rome").await;
     let before = uids(&world).await;
     world
         .create("rome", 1, json!({"cache": {"storageClassName": "fixed"}}))
@@ -197,4 +179,43 @@ async fn uids(world: &World) -> Vec<Option<String>> {
         uids.push(world.get::<PersistentVolumeClaim>(&name).await.metadata.uid);
     }
     uids
+}
+
+#[tokio::test]
+async fn volumes_go_only_where_the_policy_says_so_and_only_ones_own() {
+    let world = World::new("retention").await;
+    let delete = json!({"cache": {"retention": {"whenScaled": "Delete", "whenDeleted": "Delete"}}});
+    world.create("rome", 3, delete).await;
+    world.create("milan", 1, json!({})).await;
+    let operator = Operator::start(&world).await;
+    operator.may_delete_volumes();
+    world.settles("rome").await;
+    world.settles("milan").await;
+    // By its labels this is a removed replica's; by its recorded owner somebody else's.
+    world.kubectl(&[
+        "label",
+        "pvc/milan-replica-0",
+        "tiles.stella-ops.org/ordinal=9",
+        "--overwrite",
+    ]);
+    world.change("rome", json!({"replicas": 1})).await;
+    eventually("the volumes of removed replicas to go", async || {
+        let left = world.names::<PersistentVolumeClaim>().await;
+        if left == ["milan-replica-0", "rome-replica-0"] {
+            Ok(())
+        } else {
+            Err(left)
+        }
+    })
+    .await;
+    world.delete("rome").await;
+    eventually("the volumes of a removed TileProxy to go", async || {
+        let left = world.names::<PersistentVolumeClaim>().await;
+        if left == ["milan-replica-0"] {
+            Ok(())
+        } else {
+            Err(left)
+        }
+    })
+    .await;
 }

@@ -10,7 +10,7 @@ use std::{
 use k8s_openapi::{NamespaceResourceScope, api::core::v1::Namespace};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
     config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
 use serde::de::DeserializeOwned;
@@ -154,6 +154,31 @@ impl World {
             namespace: name.to_owned(),
             client,
         }
+    }
+
+    /// What `kubectl` answers in this namespace, as the administrator.
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
+        let run = self.plane.control.kubectl(args);
+        let said = run.args(["--namespace", &self.namespace]).stdout();
+        said.unwrap_or_else(|error| panic!("kubectl {args:?}: {error:#}"))
+    }
+
+    /// Deletes the TileProxy `name`, and waits until it and its children are gone.
+    pub(crate) async fn delete(&self, name: &str) {
+        let gone = self
+            .api::<TileProxy>()
+            .delete(name, &DeleteParams::foreground())
+            .await;
+        gone.expect("a TileProxy to delete");
+        eventually("the TileProxy to go", async || {
+            let left = self.names::<TileProxy>().await;
+            if left.iter().any(|left| left == name) {
+                Err(left)
+            } else {
+                Ok(())
+            }
+        })
+        .await;
     }
 
     /// Objects of one kind.

@@ -5,17 +5,16 @@ use std::{collections::BTreeSet, fmt::Debug};
 use k8s_openapi::{NamespaceResourceScope, api::apps::v1::Deployment};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::info;
 
-use super::{ApplyError, Memory};
+use super::{ApplyError, Memory, overrule::apply_at_last};
 use crate::{
     admin::Metrics,
     controller::{
         build::{self, Resources},
-        names::MANAGER,
         observe::{Existing, find, is_controlled_by},
         rollout::runs,
         validate::ValidProxy,
@@ -140,9 +139,7 @@ impl Writer<'_> {
             // The uid makes the write fail if another object took this one's place meanwhile.
             desired.meta_mut().uid.clone_from(&found.meta().uid);
         }
-        let params = PatchParams::apply(MANAGER).force();
-        let applied = api
-            .patch(&name, &params, &Patch::Apply(&desired))
+        let applied = apply_at_last(&api, &desired, found.as_ref())
             .await
             .map_err(|e| ApplyError::new("apply", &desired, e))?;
         if found.and_then(|found| found.resource_version()) != applied.resource_version() {
