@@ -8,6 +8,7 @@ mod error;
 pub mod fetch;
 mod fill;
 mod follow;
+mod offer;
 mod restore;
 pub mod stored;
 pub mod timeline;
