@@ -26,6 +26,7 @@ use crate::{
     },
     log::{Log, LogOptions},
     metrics::Metrics,
+    peers::Peers,
     reload::{self, Loaded, Reload},
     sync::Syncs,
     trust::TrustedKeys,
@@ -111,6 +112,9 @@ pub async fn run(loaded: Loaded, reload: Reload, stop: CancellationToken) -> any
     let outcome = match opened {
         Some(Ok(service)) => {
             tasks.spawn(Arc::clone(&service.log).follow());
+            if let Some(peers) = service.log.peers() {
+                tasks.spawn(Arc::clone(peers).follow());
+            }
             tasks.spawn(save_stats_for_ever(Arc::clone(&site)));
             let _ = site.service.set(service); // the only place that does
             tasks.spawn(sync_on_schedule(Arc::clone(&site)));
@@ -271,6 +275,13 @@ async fn open(
     .await?;
     let cache = Arc::new(cache);
     let max_wait = Duration::from_millis(config.coalescing.max_wait_ms);
+    let peers = Peers::new(
+        &config.peers,
+        &log.name,
+        (max_wait, config.limits.upstream_requests),
+        metrics,
+    )?;
+    let peers = peers.map(Arc::new);
     let options = LogOptions {
         name: log.name.clone(),
         origin: log.origin.clone(),
@@ -282,6 +293,7 @@ async fn open(
         error_ttl: Duration::from_millis(config.coalescing.error_ttl_ms),
         coalescing: config.coalescing.enabled,
         checkpoint_bytes: config.limits.checkpoint_bytes,
+        peers,
         audit: audit.clone(),
     };
     let log = Log::new(options, upstreams, Arc::clone(&cache), Arc::clone(metrics))

@@ -34,7 +34,14 @@ use self::{
     connection::Session,
     respond::{Reply, plain},
 };
-use crate::{audit::Audit, cache::Cache, config::Source, log::Log, metrics::Metrics, sync::Syncs};
+use crate::{
+    audit::Audit,
+    cache::Cache,
+    config::Source,
+    log::{Asker, Log},
+    metrics::Metrics,
+    sync::Syncs,
+};
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -164,13 +171,18 @@ async fn route(session: &Session, request: Request<Incoming>) -> Reply {
             Role::Clients => plain::not_found("administration is on another port"),
         };
     }
-    if role == Role::Admin {
-        return plain::not_found("only administration is on this port");
-    }
-    let reply = match (too_many(session, &request), request.method()) {
+    let asker = asker(site, &request);
+    let limited = match (role, asker) {
+        (_, Asker::Peer) => None, // it asks for many clients, and has shown who it is
+        (Role::Admin, Asker::Client) => {
+            return plain::not_found("only administration and peers are on this port");
+        }
+        (Role::Clients | Role::Everything, Asker::Client) => too_many(session, &request),
+    };
+    let reply = match (limited, request.method()) {
         (Some(wait), _) => plain::too_many(wait),
         (None, &Method::GET | &Method::HEAD) => match site.service.get() {
-            Some(service) => tiles::route(site, service, request.headers(), path).await,
+            Some(service) => tiles::route(site, service, request.headers(), path, asker).await,
             None => {
                 plain::unavailable("the proxy is starting: another process still has its cache")
             }
@@ -182,6 +194,15 @@ async fn route(session: &Session, request: Request<Incoming>) -> Reply {
         service.log.counts().answered(reply.status());
     }
     reply
+}
+
+/// Whether another replica asks. Whoever only says so is a client like any other.
+fn asker(site: &Site, request: &Request<Incoming>) -> Asker {
+    let peers = site.service.get().and_then(|service| service.log.peers());
+    match peers {
+        Some(peers) if peers.admits(request.headers()) => Asker::Peer,
+        Some(_) | None => Asker::Client,
+    }
 }
 
 /// How long this client must wait; `None` if it need not.

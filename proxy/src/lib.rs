@@ -36,6 +36,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod note;
+pub mod peers;
 pub mod reload;
 pub mod sync;
 pub mod tlog;

@@ -4,6 +4,7 @@
 //! from the disk or from an upstream is proven before it is served. Partial tiles are never fetched
 //! for a client: each is the beginning of an edge tile or of a full tile that is proven already.
 
+mod ask;
 mod error;
 pub mod fetch;
 mod fill;
@@ -15,9 +16,10 @@ pub mod timeline;
 pub mod verify;
 
 use std::{
+    collections::HashMap,
     io,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -27,24 +29,28 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tracing::warn;
 
-pub use self::error::{FollowError, ReadError};
+pub use self::{
+    ask::Asker,
+    error::{FollowError, ReadError},
+};
 use self::{
     fetch::{FlightError, Flights},
     verify::{NotProven, VerifiedEdge, VerifiedTile},
 };
 use crate::{
     audit::{Audit, Event},
-    cache::{Body, Cache, LogStore},
+    cache::{Body, Cache, LogStore, slots::Slot},
     config::Signers,
     metrics::{LogMetrics, Metrics},
     note::checkpoint::Checkpoint,
+    peers::{self, Peers},
     tlog::{
         path::Resource,
         tile::{Tile, width_in},
     },
     trust::{Trust, TrustedKeys},
     upstream::{
-        Upstreams,
+        Asked, Upstreams,
         trace::{Trace, scope},
     },
 };
@@ -89,6 +95,8 @@ pub struct LogOptions {
     pub coalescing: bool,
     /// Largest checkpoint an upstream may send, in bytes.
     pub checkpoint_bytes: usize,
+    /// Other replicas, if there are any.
+    pub peers: Option<Arc<Peers>>,
     /// Where it is recorded what becomes trusted, and what does not.
     pub audit: Audit,
 }
@@ -111,7 +119,10 @@ pub struct Log {
     /// nothing smaller is served.
     least: AtomicU64,
     following: follow::Following,
-    flights: Flights<Resource, Fetched, ReadError>,
+    /// By resource, and whether peers are asked for it.
+    flights: Flights<(Resource, bool), Fetched, ReadError>,
+    /// Numbers of peers in records, by name and URL.
+    peer_numbers: Mutex<HashMap<(String, String), u32>>,
     /// How often a newer checkpoint is asked for, in milliseconds.
     refresh_ms: AtomicU64,
 }
@@ -122,6 +133,14 @@ struct Fetched {
     body: Body,
     /// Whether an upstream was asked for it.
     from_upstream: bool,
+}
+
+/// Who gave a resource.
+enum Giver {
+    /// The upstream at this place.
+    Upstream(usize),
+    /// Another replica.
+    Peer(Asked),
 }
 
 impl Log {
@@ -153,6 +172,7 @@ impl Log {
             least: AtomicU64::new(0),
             following: follow::Following::default(),
             flights,
+            peer_numbers: Mutex::default(),
             refresh_ms: AtomicU64::new(0),
         };
         log.refresh_every(refresh_interval);
@@ -235,14 +255,18 @@ impl Log {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub async fn read(self: &Arc<Self>, resource: Resource) -> Result<Body, ReadError> {
+    pub async fn read(
+        self: &Arc<Self>,
+        resource: Resource,
+        asker: Asker,
+    ) -> Result<Body, ReadError> {
         if let Some(body) = self.at_hand(resource) {
             self.counts.hits.inc();
             return Ok(body);
         }
         let max_wait = self.options.max_wait;
         // Over all it may wait for: a newer checkpoint, the tile above, the resource itself.
-        let fetched = tokio::time::timeout(max_wait, self.find(resource)).await;
+        let fetched = tokio::time::timeout(max_wait, self.find(resource, asker)).await;
         let fetched = fetched.unwrap_or(Err(ReadError::TimedOut(max_wait)));
         let counter = match &fetched {
             Ok(Fetched {
@@ -257,13 +281,42 @@ impl Log {
         fetched.map(|fetched| fetched.body)
     }
 
+    /// A resource for another replica that asks for what is here, and for nobody to be asked: from
+    /// memory, or proven before in this process.
+    pub fn cached(&self, resource: Resource) -> Option<Body> {
+        if let Some(body) = self.at_hand(resource) {
+            return Some(body);
+        }
+        let (store, trusted) = (self.store.get()?, self.trusted.load());
+        if !has(trusted.as_ref()?, resource) {
+            return None;
+        }
+        match resource {
+            Resource::Tile(tile) if tile.is_full() => {
+                let (level, index) = (tile.level(), tile.index());
+                let slot = store.groups.read_now(level, index)?;
+                let Slot::Stored { bytes, record, .. } = slot else {
+                    return None;
+                };
+                let tile = VerifiedTile::proven_before(level, index, bytes, record.digest)?;
+                Some(self.cache.remember_tile(store, &tile))
+            }
+            resource => self.cache.remembered(store, resource),
+        }
+    }
+
+    /// Other replicas, if there are any.
+    pub fn peers(&self) -> Option<&Arc<Peers>> {
+        self.options.peers.as_ref()
+    }
+
     /// Makes sure that a tile or a bundle is cached. Nobody asked for it, so it is neither a hit nor
     /// a miss.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub async fn prefetch(self: &Arc<Self>, resource: Resource) -> Result<(), ReadError> {
-        self.find(resource).await.map(drop)
+        self.find(resource, Asker::Client).await.map(drop)
     }
 
     /// A full tile that is in memory, or the newest partial one, which is what most clients ask for:
@@ -282,11 +335,15 @@ impl Log {
             .remembered(self.store.get().filter(|_| inside)?, resource)
     }
 
-    async fn find(self: &Arc<Self>, resource: Resource) -> Result<Fetched, ReadError> {
+    async fn find(
+        self: &Arc<Self>,
+        resource: Resource,
+        asker: Asker,
+    ) -> Result<Fetched, ReadError> {
         let tree = self.tree_with(resource).await?;
         match resource {
-            Resource::Tile(tile) => self.read_tile(&tree, tile).await,
-            Resource::Bundle(bundle) => self.read_bundle(&tree, bundle).await,
+            Resource::Tile(tile) => self.read_tile(&tree, tile, asker).await,
+            Resource::Bundle(bundle) => self.read_bundle(&tree, bundle, asker).await,
         }
     }
 
@@ -296,13 +353,17 @@ impl Log {
             return Ok(tree);
         }
         let refreshed = self.refresh_on_demand().await;
+        // Another replica answering does not say when the log did.
+        let is_follower = self.leader().is_some();
         match self.trusted() {
             Some(tree) if has(&tree, resource) => Ok(tree),
             // "Does not exist" is only said when the log has just been heard.
-            Some(tree) if refreshed.is_ok() || self.is_fresh() => Err(ReadError::OutsideTree {
-                resource,
-                size: tree.checkpoint.size,
-            }),
+            Some(tree) if (refreshed.is_ok() && !is_follower) || self.is_fresh() => {
+                Err(ReadError::OutsideTree {
+                    resource,
+                    size: tree.checkpoint.size,
+                })
+            }
             Some(_) => Err(ReadError::Unavailable(match refreshed {
                 Err(error) => error.to_string(),
                 Ok(()) => "its checkpoint is old".to_owned(),
@@ -314,18 +375,24 @@ impl Log {
     }
 
     fn is_fresh(&self) -> bool {
-        self.age().is_some_and(|age| age <= self.refresh_interval())
+        let slack = self
+            .leader()
+            .map_or(Duration::ZERO, |_| 2 * peers::INTERVAL);
+        self.age()
+            .is_some_and(|age| age <= self.refresh_interval() + slack)
     }
 
     async fn read_tile(
         self: &Arc<Self>,
         tree: &Arc<Trusted>,
         tile: Tile,
+        asker: Asker,
     ) -> Result<Fetched, ReadError> {
         let (wider, from_upstream) = match tree.edge.at(tile.level(), tile.index()) {
             Some(edge) => (edge.clone(), false),
             None => {
-                let full = self.full_tile(tree, tile.level(), tile.index()).await?;
+                let at = (tile.level(), tile.index());
+                let full = self.full_tile(tree, at, asker).await?;
                 if tile.is_full() {
                     return Ok(full);
                 }
@@ -342,7 +409,7 @@ impl Log {
 
     async fn join<F>(
         &self,
-        resource: Resource,
+        key: (Resource, bool),
         flight: impl FnOnce() -> F,
     ) -> Result<Fetched, ReadError>
     where
@@ -350,7 +417,7 @@ impl Log {
     {
         // The log sees the trace of the client that started the flight.
         let flight = || scope(Trace::current(), flight());
-        match self.flights.join(resource, flight).await {
+        match self.flights.join(key, flight).await {
             Ok(landed) => {
                 if landed.shared {
                     self.counts.coalesced.inc();
@@ -362,20 +429,39 @@ impl Log {
         }
     }
 
-    /// Stores a tile that the upstream at this place sent.
-    async fn store_tile(&self, place: usize, tile: VerifiedTile, tree_size: u64) {
+    /// Stores a tile, with who gave it.
+    async fn store_tile(&self, giver: &Giver, tile: VerifiedTile, tree_size: u64) {
         let Some(store) = self.store.get() else {
             return; // cannot be: nothing is proven before
         };
-        let number = self.upstream_numbers.get().and_then(|all| all.get(place));
-        match number {
+        match self.number_of(giver) {
             Some(number) => {
                 self.cache
-                    .store_tile_from(*number, store, tile, tree_size)
+                    .store_tile_from(number, store, tile, tree_size)
                     .await;
             }
             None => self.cache.store_tile(store, tile, tree_size).await,
         }
+    }
+
+    /// What records call whoever gave something.
+    fn number_of(&self, giver: &Giver) -> Option<u32> {
+        let peer = match giver {
+            Giver::Upstream(place) => return self.upstream_numbers.get()?.get(*place).copied(),
+            Giver::Peer(peer) => peer,
+        };
+        let key = (peer.name().to_owned(), peer.url().to_string());
+        // A number that is known twice is the same one twice.
+        let mut known = self
+            .peer_numbers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = known.get(&key) {
+            return Some(*number);
+        }
+        let number = self.cache.number_of(&key.0, &key.1).ok()?;
+        known.insert(key, number);
+        Some(number)
     }
 
     fn known_store(&self) -> Result<&Arc<LogStore>, ReadError> {

@@ -44,6 +44,18 @@ pub struct Metrics {
     /// `tile_proxy_upstream_healthy{log, upstream}`: 1 if what it was last asked for was there and
     /// right, else 0; absent until it is asked.
     pub upstream_healthy: IntGaugeVec,
+    /// `tile_proxy_peer_requests_total{log, peer, status}`: requests to other replicas. `status` is
+    /// an HTTP status code, or `error` without one.
+    pub peer_requests: IntCounterVec,
+    /// `tile_proxy_peer_duration_seconds{log, peer}`.
+    pub peer_duration: HistogramVec,
+    /// `tile_proxy_peer_healthy{log, peer}`: 0 while it is left alone, because it failed several times
+    /// in a row or lied; absent until it is asked.
+    pub peer_healthy: IntGaugeVec,
+    /// `tile_proxy_peer_fallbacks_total{log, peer, reason}`: resources asked of the log although
+    /// another replica owns them. `reason` is `absent`, `breaker`, `failed`, `lied`, `slow` or
+    /// `unreachable`.
+    pub peer_fallbacks: IntCounterVec,
     /// `tile_proxy_request_duration_seconds{log, kind}`: time to answer a client. `kind` is
     /// `checkpoint`, `tile` or `bundle`.
     pub request_duration: HistogramVec,
@@ -155,6 +167,14 @@ impl Metrics {
             &["log", "upstream"],
         )?;
         registry.register(Box::new(upstream_healthy.clone()))?;
+        let peer_healthy = IntGaugeVec::new(
+            Opts::new(
+                "tile_proxy_peer_healthy",
+                "0 while another replica is left alone because it failed or lied, by log and peer.",
+            ),
+            &["log", "peer"],
+        )?;
+        registry.register(Box::new(peer_healthy.clone()))?;
         Ok(Self {
             hits: counter(
                 "tile_proxy_cache_hits_total",
@@ -196,6 +216,22 @@ impl Metrics {
                 &["log", "upstream"],
             )?,
             upstream_healthy,
+            peer_requests: counter(
+                "tile_proxy_peer_requests_total",
+                "Requests to other replicas, by log, peer and response code.",
+                &["log", "peer", "status"],
+            )?,
+            peer_duration: histogram(
+                "tile_proxy_peer_duration_seconds",
+                "Time to a whole response of another replica, by log and peer.",
+                &["log", "peer"],
+            )?,
+            peer_healthy,
+            peer_fallbacks: counter(
+                "tile_proxy_peer_fallbacks_total",
+                "Resources asked of the log although another replica owns them, by log, peer and reason.",
+                &["log", "peer", "reason"],
+            )?,
             request_duration: histogram(
                 "tile_proxy_request_duration_seconds",
                 "Time to answer a client, by log and kind of resource.",
@@ -274,6 +310,17 @@ impl Metrics {
             healthy: self.upstream_healthy.clone(),
             log: log.to_owned(),
             upstream: upstream.to_owned(),
+        }
+    }
+
+    /// The metrics of one other replica, for one log.
+    pub fn peer(&self, log: &str, peer: &str) -> UpstreamMetrics {
+        UpstreamMetrics {
+            requests: self.peer_requests.clone(),
+            duration: self.peer_duration.with_label_values(&[log, peer]),
+            healthy: self.peer_healthy.clone(),
+            log: log.to_owned(),
+            upstream: peer.to_owned(),
         }
     }
 

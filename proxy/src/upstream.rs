@@ -10,7 +10,7 @@ mod error;
 pub mod order;
 pub mod race;
 mod rekor;
-mod reread;
+pub(crate) mod reread;
 pub mod retry;
 pub mod trace;
 mod web;
@@ -27,12 +27,15 @@ use tokio::{sync::Semaphore, time::Instant};
 use tracing::{info, warn};
 use url::Url;
 
-pub(crate) use self::web::USER_AGENT;
+pub(crate) use self::web::{CHECKPOINT_AGE, HOP, ONLY_IF_CACHED, USER_AGENT};
 pub use self::{
     all::{Asked, Upstreams},
     error::FetchError,
 };
-use self::{race::Begun, rekor::Bases, web::Web};
+use self::{
+    rekor::Bases,
+    web::{Got, How, Web},
+};
 use crate::{config::UpstreamSettings, metrics::UpstreamMetrics, note};
 
 /// Shortest time between two lines that say the same of an upstream which now works, now does not.
@@ -128,22 +131,34 @@ impl Upstream {
 
     /// Fetches the checkpoint. Looks for it elsewhere if it is not where it should be and nobody has
     /// said what kind of log this is.
-    async fn checkpoint(&self, limit: usize, begun: &Begun) -> Result<Bytes, FetchError> {
+    async fn checkpoint(&self, limit: usize, how: &How) -> Result<Got, FetchError> {
         let base = self.bases().checkpoint;
-        let asked = self.request(&base, "checkpoint", limit, begun).await;
+        let asked = self.request(&base, "checkpoint", limit, how).await;
         match asked {
             Err(error @ (FetchError::NotFound { .. } | FetchError::ReadElsewhere { .. }))
                 if self.settings.learns =>
             {
-                self.look_closely(error, limit, begun).await
+                self.look_closely(error, limit, how).await
             }
             asked => asked,
         }
     }
 
     /// Fetches what is at `path`, such as `tile/0/000`.
-    async fn tile(&self, path: &str, limit: usize, begun: &Begun) -> Result<Bytes, FetchError> {
-        self.request(&self.bases().tiles, path, limit, begun).await
+    async fn tile(&self, path: &str, limit: usize, how: &How) -> Result<Bytes, FetchError> {
+        let got = self.request(&self.bases().tiles, path, limit, how).await;
+        got.map(|got| got.bytes)
+    }
+
+    /// Asks for everything below this path from now on.
+    pub(crate) fn is_below(&self, path: &str) {
+        if let Ok(base) = self.settings.url.join(path) {
+            let bases = Bases {
+                checkpoint: base.clone(),
+                tiles: base,
+            };
+            self.found.store(Some(bases.into()));
+        }
     }
 
     /// Looks at the other places where the checkpoint may be, and at what else this may be.
@@ -151,8 +166,8 @@ impl Upstream {
         &self,
         error: FetchError,
         limit: usize,
-        begun: &Begun,
-    ) -> Result<Bytes, FetchError> {
+        how: &How,
+    ) -> Result<Got, FetchError> {
         // Where it was found once it is not any more.
         self.found.store(None);
         if let Some((at, conclusion)) = &self.health().looked_at
@@ -161,10 +176,10 @@ impl Upstream {
             return Err(conclusion.clone());
         }
         for bases in rekor::elsewhere(&self.settings) {
-            let asked = self.request(&bases.checkpoint, "checkpoint", limit, begun);
+            let asked = self.request(&bases.checkpoint, "checkpoint", limit, how);
             // Some servers have a page for every path: only a note is one.
             if let Ok(note) = asked.await
-                && note::text_unverified(&note).is_ok()
+                && note::text_unverified(&note.bytes).is_ok()
             {
                 info!(
                     upstream = self.name(),
@@ -176,9 +191,9 @@ impl Upstream {
             }
         }
         let url = &self.settings.url;
-        let described = self.request(url, rekor::V1_LOG, limit, begun).await;
+        let described = self.request(url, rekor::V1_LOG, limit, how).await;
         let conclusion = match described {
-            Ok(body) if rekor::is_v1_log(&body) => FetchError::RekorV1 {
+            Ok(body) if rekor::is_v1_log(&body.bytes) => FetchError::RekorV1 {
                 upstream: self.name().to_owned(),
             },
             _ => error,
@@ -201,8 +216,8 @@ impl Upstream {
         base: &Url,
         path: &str,
         limit: usize,
-        begun: &Begun,
-    ) -> Result<Bytes, FetchError> {
+        how: &How,
+    ) -> Result<Got, FetchError> {
         let network = |message: String| FetchError::Network {
             upstream: self.name().to_owned(),
             message,
@@ -225,8 +240,11 @@ impl Upstream {
         }
         let begin = Instant::now();
         let outcome = match url.scheme() {
-            "file" => directory::read(self.name(), base, path, limit, self.timeout()).await,
-            _ => self.web.get(url, limit, begun).await,
+            "file" => {
+                let read = directory::read(self.name(), base, path, limit, self.timeout()).await;
+                read.map(|bytes| Got { bytes, age: None })
+            }
+            _ => self.web.get(url, limit, how).await,
         };
         if let Some(quiet) = outcome.as_ref().err().and_then(FetchError::quiet) {
             self.health().quiet_until = Some(Instant::now() + quiet);

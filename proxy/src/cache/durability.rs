@@ -22,7 +22,7 @@ use crate::{
     audit::Audit,
     config::{Signers, Source},
     fixture_log::FixtureLog,
-    log::{Log, LogOptions},
+    log::{Asker, Log, LogOptions},
     metrics::Metrics,
     tlog::{
         path::{Resource, parse},
@@ -134,6 +134,7 @@ async fn check(
         fetch_limit: Duration::from_secs(30),
         error_ttl: Duration::ZERO,
         coalescing: true,
+        peers: None,
         audit: Audit::new(lost),
         checkpoint_bytes: 65_536,
     };
@@ -174,7 +175,7 @@ async fn check(
             continue;
         }
         let is_promised = promised.has(resource, size);
-        match log.read(resource).await {
+        match log.read(resource, Asker::Client).await {
             Ok(body) if Some(&body.bytes[..]) != truth.get(path, size, false).as_deref() => {
                 return Err(format!("{path} is served, and false"));
             }

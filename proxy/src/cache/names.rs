@@ -22,6 +22,16 @@ impl Cache {
     /// # Errors
     /// When `upstreams.json` cannot be read or written.
     pub fn name_upstream(&self, store: &LogStore, name: &str, url: &str) -> io::Result<u32> {
+        let number = self.number_of(name, url)?;
+        store.upstream.store(number, Ordering::Relaxed);
+        Ok(number)
+    }
+
+    /// The number of whoever is called so and is there, in records.
+    ///
+    /// # Errors
+    /// As [`Cache::name_upstream`].
+    pub fn number_of(&self, name: &str, url: &str) -> io::Result<u32> {
         let path = self.base.join("upstreams.json");
         let mut known = known_upstreams(&path)?;
         let named = NamedUpstream {
@@ -43,7 +53,6 @@ impl Cache {
                 number
             }
         };
-        store.upstream.store(number, Ordering::Relaxed);
         Ok(number)
     }
 

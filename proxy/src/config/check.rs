@@ -6,7 +6,7 @@
 use std::{net::IpAddr, num::NonZeroU64, str::FromStr as _, time::Duration};
 
 use super::{
-    Config, RateLimit, Source, Tuf,
+    Config, Peers, RateLimit, Source, Tuf,
     upstreams::{UpstreamSettings, upstreams},
 };
 use crate::http::RateSettings;
@@ -190,6 +190,7 @@ impl Config {
         };
 
         self.tls(&mut problems, &mut warnings);
+        self.peers(&mut problems, &mut warnings);
         let rate_limit = self.rate_limit(&mut problems, &mut warnings);
 
         if self.tuf != Tuf::default() && !self.tuf.enabled {
@@ -290,6 +291,25 @@ impl Config {
                 "tls.admin",
                 "has no effect: without `admin_listen`, administration is on `listen`",
             ));
+        }
+    }
+
+    fn peers(&self, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+        let Peers { this, file, token } = &self.peers;
+        if file.is_empty() {
+            if self.peers != Peers::default() {
+                let message = "has no effect without `peers.file`, the list of replicas";
+                warnings.push(Problem::new("peers", message));
+            }
+            return;
+        }
+        if token.is_none() {
+            let message = "needs `peers.token`, which replicas show each other";
+            problems.push(Problem::new("peers.file", message));
+        }
+        if this.is_empty() {
+            let message = "needs `peers.self`, this replica's name in the list";
+            problems.push(Problem::new("peers.file", message));
         }
     }
 
@@ -402,6 +422,14 @@ pub(super) mod tests {
             (
                 "rate_limit: {trusted_proxies: [10.0.0.0/8, proxy]}",
                 "tile_proxy.rate_limit.trusted_proxies[1]: `proxy` is not an address",
+            ),
+            (
+                "peers: {file: /p, self: a}",
+                "tile_proxy.peers.file: needs `peers.token`",
+            ),
+            (
+                "peers: {file: /p, token: t}",
+                "tile_proxy.peers.file: needs `peers.self`",
             ),
             (
                 "danger_accept_unsigned: true",

@@ -11,8 +11,8 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         logs,
         passthrough,
         tuf,
-        peers,
         // Honoured.
+        peers: _,
         danger_accept_unsigned: _,
         tls: _,
         audit: _,
@@ -45,11 +45,6 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         (!logs.is_empty(), "logs", "more than one log"),
         (*passthrough, "passthrough", "passing requests through"),
         (tuf.enabled, "tuf.enabled", "trust from TUF"),
-        (
-            *peers != Default::default(),
-            "peers",
-            "asking other replicas",
-        ),
     ]
     .into_iter()
     .filter(|(asked_for, ..)| *asked_for)
@@ -78,7 +73,6 @@ mod tests {
             ("logs: [{name: a}]", "logs"),
             ("passthrough: true", "passthrough"),
             ("tuf: {enabled: true}", "tuf.enabled"),
-            ("peers: {file: /etc/peers.yaml}", "peers"),
         ] {
             let problems = check(&format!("tile_proxy: {{public_keys: [k], {key}}}"))
                 .expect_err("not built yet");

@@ -31,6 +31,8 @@ pub struct UpstreamSettings {
     pub ca: Option<Source>,
     /// Value of the `Authorization` header, for the host of `url` alone.
     pub authorization: Option<Source>,
+    /// Whether this is another replica, and `authorization` the token that peers share.
+    pub peer: bool,
 }
 
 /// The default of an upstream's `timeout`.
@@ -186,6 +188,7 @@ impl Place<'_> {
             learns: kind == Kind::Auto,
             ca: ca.clone(),
             authorization: authorization.clone(),
+            peer: false,
         })
     }
 }

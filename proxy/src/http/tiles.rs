@@ -14,16 +14,16 @@ use super::{
 };
 use crate::{
     cache::Body,
-    log::ReadError,
+    log::{Asker, ReadError},
     tlog::{
         HASH_BYTES, Hash,
         path::{PathError, Resource, parse_lenient},
     },
-    upstream::trace::{Trace, scope},
+    upstream::{
+        CHECKPOINT_AGE, ONLY_IF_CACHED,
+        trace::{Trace, scope},
+    },
 };
-
-/// How old the checkpoint is: seconds since the log confirmed it.
-const CHECKPOINT_AGE: HeaderName = HeaderName::from_static("tile-proxy-checkpoint-age");
 
 /// What the checkpoint's signature is not worth, when it is not worth what it should be.
 const TRUST: HeaderName = HeaderName::from_static("tile-proxy-trust");
@@ -43,6 +43,7 @@ pub(super) async fn route(
     service: &Service,
     headers: &HeaderMap,
     path: &str,
+    asker: Asker,
 ) -> Reply {
     let begin = Instant::now();
     let path = of_log(service, path);
@@ -58,7 +59,7 @@ pub(super) async fn route(
                     Resource::Bundle(_) => &counts.bundle_duration,
                     Resource::Tile(_) => &counts.tile_duration,
                 };
-                (duration, read(service, resource, headers).await)
+                (duration, read(service, resource, headers, asker).await)
             }
             Err(error @ PathError::OutOfReach) => {
                 (&counts.tile_duration, plain::not_found(&error.to_string()))
@@ -134,8 +135,15 @@ async fn checkpoint(site: &Site, service: &Service) -> Reply {
     text
 }
 
-async fn read(service: &Service, resource: Resource, headers: &HeaderMap) -> Reply {
-    let read = scope(Trace::of(headers), service.log.read(resource));
+async fn read(service: &Service, resource: Resource, headers: &HeaderMap, asker: Asker) -> Reply {
+    let only_if_cached = headers.get(header::CACHE_CONTROL) == Some(&ONLY_IF_CACHED);
+    if asker == Asker::Peer && only_if_cached {
+        return match service.log.cached(resource) {
+            Some(body) => immutable(body, None, headers),
+            None => plain::gateway_timeout("not cached"), // RFC 9111, section 5.2.1.7
+        };
+    }
+    let read = scope(Trace::of(headers), service.log.read(resource, asker));
     match (read.await, resource) {
         (Ok(body), Resource::Tile(_)) => immutable(body, None, headers),
         (Ok(body), Resource::Bundle(_)) => bundle(service, body, headers).await,

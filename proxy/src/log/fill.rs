@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 
 use super::{
-    Fetched, Log, ReadError, Trusted,
+    Fetched, Giver, Log, ReadError, Trusted,
+    ask::{Asker, Way},
     verify::{NotProven, VerifiedBundle, VerifiedTile},
 };
 use crate::{
@@ -25,8 +26,8 @@ impl Log {
     pub(super) fn full_tile<'a>(
         self: &'a Arc<Self>,
         tree: &'a Arc<Trusted>,
-        level: u8,
-        index: u64,
+        (level, index): (u8, u64),
+        asker: Asker,
     ) -> BoxFuture<'a, Result<Fetched, ReadError>> {
         Box::pin(async move {
             let tile = Tile::new(level, index, FULL_WIDTH)
@@ -49,11 +50,13 @@ impl Log {
                     from_upstream: false,
                 });
             }
+            let way = self.way(resource, asker);
+            let by_peers = way.is_by_peers();
             let flight = || {
                 let (log, store, tree) = (Arc::clone(self), Arc::clone(store), Arc::clone(tree));
-                async move { log.fill_tile(&store, &tree, tile).await }
+                async move { log.fill_tile(&store, &tree, tile, way).await }
             };
-            self.join(resource, flight).await
+            self.join((resource, by_peers), flight).await
         })
     }
 
@@ -63,6 +66,7 @@ impl Log {
         store: &Arc<LogStore>,
         tree: &Arc<Trusted>,
         tile: Tile,
+        way: Way,
     ) -> Result<Fetched, ReadError> {
         let (level, index) = (tile.level(), tile.index());
         // Another flight may have landed between this caller's look and this flight.
@@ -110,10 +114,10 @@ impl Log {
             }
             .boxed()
         };
-        let fetched = self.fetch(resource, "tile", FULL_TILE_BYTES, &prove);
-        let ((place, tile), _) = tokio::try_join!(fetched, parent.clone())?;
+        let fetched = self.fetch((resource, &way), "tile", FULL_TILE_BYTES, &prove);
+        let ((giver, tile), _) = tokio::try_join!(fetched, parent.clone())?;
         let body = self.cache.remember_tile(store, &tile);
-        self.store_tile(place, tile, tree.checkpoint.size).await;
+        self.store_tile(&giver, tile, tree.checkpoint.size).await;
         Ok(Fetched {
             body,
             from_upstream: true,
@@ -130,7 +134,10 @@ impl Log {
         let (level, index, slot) = tile.parent_slot().ok_or_else(missing)?;
         let parent = match tree.edge.at(level, index) {
             Some(edge) => edge.clone(),
-            None => self.full_tile(tree, level, index).await?.body.bytes,
+            None => {
+                let parent = self.full_tile(tree, (level, index), Asker::Client).await?;
+                parent.body.bytes
+            }
         };
         Hash::chunks(&parent)
             .nth(usize::from(slot))
@@ -141,6 +148,7 @@ impl Log {
         self: &Arc<Self>,
         tree: &Arc<Trusted>,
         wanted: Bundle,
+        asker: Asker,
     ) -> Result<Fetched, ReadError> {
         let store = self.known_store()?;
         // As wide as the tree has it: that one the log is sure to serve, and any narrower one is
@@ -161,11 +169,14 @@ impl Log {
                 from_upstream: false,
             });
         }
+        let way = self.way(Resource::Bundle(widest), asker);
+        let by_peers = way.is_by_peers();
         let flight = || {
             let (log, store, tree) = (Arc::clone(self), Arc::clone(store), Arc::clone(tree));
-            async move { log.fetch_bundle(&store, &tree, widest).await }
+            async move { log.fetch_bundle(&store, &tree, widest, way).await }
         };
-        let fetched = self.join(Resource::Bundle(widest), flight).await?;
+        let flight = self.join((Resource::Bundle(widest), by_peers), flight);
+        let fetched = flight.await?;
         let body = narrowed(fetched.body, widest, wanted);
         Ok(Fetched {
             body,
@@ -191,7 +202,8 @@ impl Log {
                 return Ok(None);
             }
         };
-        let leaves = self.read_tile(tree, widest.leaf_tile()).await?.body.bytes;
+        let leaves = self.read_tile(tree, widest.leaf_tile(), Asker::Client);
+        let leaves = leaves.await?.body.bytes;
         // Stored meanwhile for a larger tree than this request has: its beginning will do.
         let bundle = if found.width() > widest.width() {
             widest
@@ -217,6 +229,7 @@ impl Log {
         store: &Arc<LogStore>,
         tree: &Arc<Trusted>,
         widest: Bundle,
+        way: Way,
     ) -> Result<Fetched, ReadError> {
         let resource = Resource::Bundle(widest);
         if let Some(body) = self.cache.remembered(store, resource) {
@@ -225,7 +238,7 @@ impl Log {
                 from_upstream: false,
             });
         }
-        let leaves = self.read_tile(tree, widest.leaf_tile());
+        let leaves = self.read_tile(tree, widest.leaf_tile(), Asker::Client);
         let leaves = leaves.map(|leaves| leaves.map(|leaves| leaves.body.bytes));
         let leaves = leaves.boxed().shared();
         let prove = |bytes| {
@@ -236,7 +249,7 @@ impl Log {
             }
             .boxed()
         };
-        let fetched = self.fetch(resource, "bundle", MAX_BUNDLE_BYTES, &prove);
+        let fetched = self.fetch((resource, &way), "bundle", MAX_BUNDLE_BYTES, &prove);
         let ((_, bundle), _) = tokio::try_join!(fetched, leaves.clone())?;
         let body = self.cache.remember_bundle(store, &bundle);
         self.cache.store_bundle(store, bundle).await;
@@ -246,15 +259,20 @@ impl Log {
         })
     }
 
-    /// Fetches a resource from the first upstream whose bytes `prove` accepts, and says at which
-    /// place that one is. `kind` is what wrong ones are counted as.
+    /// Fetches a resource from the first peer or upstream whose bytes `prove` accepts, and says who
+    /// that is. `kind` is what wrong ones are counted as.
     async fn fetch<'a, T: Send + 'a>(
         &'a self,
-        resource: Resource,
+        (resource, way): (Resource, &'a Way),
         kind: &'static str,
         limit: usize,
         prove: &'a Prove<'a, T>,
-    ) -> Result<(usize, T), ReadError> {
+    ) -> Result<(Giver, T), ReadError> {
+        if let Way::Peers(peers) = way
+            && let Some((peer, proven)) = self.ask_peers(peers, resource, kind, limit, prove).await
+        {
+            return Ok((Giver::Peer(peer), proven));
+        }
         let finish = self.upstreams.tile(|asked: Asked| {
             async move {
                 let bytes = fetch_from(&asked, resource, limit).await;
@@ -271,8 +289,8 @@ impl Log {
             .boxed()
         });
         let finish = finish.await;
-        if let Some(proven) = finish.won {
-            return Ok(proven);
+        if let Some((place, proven)) = finish.won {
+            return Ok((Giver::Upstream(place), proven));
         }
         let mut absent = Vec::new();
         for (_, passed) in finish.passed {
@@ -291,10 +309,10 @@ impl Log {
 }
 
 /// Proves bytes, once what they are proven with is known.
-type Prove<'a, T> = dyn Fn(Bytes) -> BoxFuture<'a, Result<T, Unproven>> + Sync + 'a;
+pub(super) type Prove<'a, T> = dyn Fn(Bytes) -> BoxFuture<'a, Result<T, Unproven>> + Sync + 'a;
 
 /// Why bytes could not be proven.
-enum Unproven {
+pub(super) enum Unproven {
     /// They are not what the tree has there.
     Wrong(NotProven),
     /// What they would be proven with is not to be had.

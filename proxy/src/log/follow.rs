@@ -11,10 +11,13 @@ use futures::future::FutureExt as _;
 use tracing::{info, warn};
 
 use super::{FollowError, Log};
-use crate::upstream::{
-    Asked,
-    race::Passed,
-    trace::{Trace, scope},
+use crate::{
+    peers,
+    upstream::{
+        Asked,
+        race::Passed,
+        trace::{Trace, scope},
+    },
 };
 
 /// Shortest time between two refreshes that clients cause.
@@ -59,24 +62,33 @@ impl Following {
 impl Log {
     /// Refreshes for ever, once a `refresh_interval`; in offline mode, only the keys.
     pub async fn follow(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(self.refresh_interval());
+        let mut ticks = tokio::time::interval(self.follow_interval());
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let interval = self.refresh_interval();
+            let interval = self.follow_interval();
             if ticks.period() != interval {
                 ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
                 ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             }
             self.reload_keys();
-            if !self.upstreams.is_empty() {
+            if !self.upstreams.is_empty() || self.leader().is_some() {
                 // Reported where it happens; the next tick tries again.
                 let _ = self.refresh().await;
             }
         }
     }
 
-    /// Asks the log for its checkpoint now.
+    /// How often a checkpoint is asked for: of the log as configured, of another replica more often,
+    /// so that replicas differ by little.
+    fn follow_interval(&self) -> Duration {
+        match self.leader() {
+            Some(_) => self.refresh_interval().min(peers::INTERVAL),
+            None => self.refresh_interval(),
+        }
+    }
+
+    /// Asks the log for its checkpoint now, or the replica whose turn that is.
     ///
     /// # Errors
     /// Why what is served did not change or was not confirmed.
@@ -137,21 +149,24 @@ impl Log {
         let refresh = tokio::time::timeout(limit, self.refresh_now());
         let outcome = refresh.await.unwrap_or(Err(FollowError::TooSlow(limit)));
         self.report(begin, &outcome);
-        outcome
+        outcome.map(|_| ())
     }
 
     /// Remembers how a refresh ended, and says so when that is news.
-    fn report(&self, begin: Instant, outcome: &Result<(), FollowError>) {
+    fn report(&self, begin: Instant, outcome: &Result<Duration, FollowError>) {
         let mut state = self.following.state();
-        if outcome.is_ok() {
-            state.confirmed = Some(begin);
+        if let Ok(ago) = outcome
+            && let Some(confirmed) = begin.checked_sub(*ago)
+        {
+            state.confirmed = state.confirmed.max(Some(confirmed));
         }
+        let outcome = outcome.clone().map(|_| ());
         let last = state.attempted.replace((Instant::now(), outcome.clone()));
         drop(state);
         let before = last.and_then(|(_, outcome)| outcome.err());
         match outcome {
             Ok(()) if before.is_some() => info!(log = self.name(), "log followed again"),
-            Err(error) if before.is_none_or(|before| !before.is_like(error)) => {
+            Err(error) if before.is_none_or(|before| !before.is_like(&error)) => {
                 warn!(log = self.name(), %error, "checkpoint not refreshed");
             }
             _ => {}
@@ -184,7 +199,11 @@ impl Log {
         }
     }
 
-    async fn refresh_now(self: &Arc<Self>) -> Result<(), FollowError> {
+    /// Asks once. Says how long ago the log has confirmed what is served.
+    async fn refresh_now(self: &Arc<Self>) -> Result<Duration, FollowError> {
+        if let Some(followed) = self.follow_owner().await {
+            return followed;
+        }
         if self.upstreams.is_empty() {
             return Err(FollowError::Offline);
         }
@@ -212,7 +231,7 @@ impl Log {
         match finish.won {
             Some(_) => {
                 self.report_passed_over(passed.collect());
-                Ok(())
+                Ok(Duration::ZERO)
             }
             None => {
                 // The first of those that say most: `max_by_key` would give the last.

@@ -11,7 +11,8 @@ use futures::future::{FutureExt as _, try_join_all};
 use tracing::{debug, warn};
 
 use super::{
-    Floor, FollowError, Log, ReadError, Trusted,
+    Floor, FollowError, Giver, Log, ReadError, Trusted,
+    ask::Asker,
     fill::fetch_from,
     timeline::{Conclusion, Verdict, conclude, judge},
     verify::{VerifiedEdge, VerifiedTile},
@@ -88,12 +89,12 @@ impl Log {
             });
         }
         let edge = self.fetch_edge(&offered, asked).await?;
-        let (place, (spine, proven)) = self.fetch_spine(&edge, asked, old, new).await?;
+        let (giver, (spine, proven)) = self.fetch_spine(&edge, asked, old, new).await?;
         if conclude(&floor.checkpoint, &offered, proven) == Conclusion::SplitView {
             return Err(self.split_view(&floor, &offered, &note));
         }
         self.publish(offered, note, edge).await?;
-        self.keep_spine(place, spine, new).await;
+        self.keep_spine(&giver, spine, new).await;
         Ok(())
     }
 
@@ -144,7 +145,7 @@ impl Log {
         offerer: &Asked,
         old: u64,
         new: u64,
-    ) -> Result<(usize, (Vec<(Tile, Bytes)>, Hash)), FollowError> {
+    ) -> Result<(Giver, (Vec<(Tile, Bytes)>, Hash)), FollowError> {
         let tiles = spine(old, new);
         let tiles = &tiles;
         self.fetch_tree(offerer, new, |asked: Asked| {
@@ -171,22 +172,27 @@ impl Log {
         .await
     }
 
-    /// Fetches tiles of an offered tree, from the upstream that offered it, or else from another; says
-    /// at which place that one is.
+    /// Fetches tiles of an offered tree, from whoever offered it, or else from another upstream; says
+    /// who had them. Another replica has what it offers, or is behind by now: nobody else is asked.
     async fn fetch_tree<'a, T: Send + 'a>(
         &'a self,
         offerer: &Asked,
         size: u64,
         ask: impl Fn(Asked) -> Answer<'a, T, FollowError>,
-    ) -> Result<(usize, T), FollowError> {
-        let finish = self.upstreams.tree(offerer.place(), ask).await;
-        if let Some(proven) = finish.won {
-            return Ok(proven);
-        }
-        let errors = finish.passed.into_iter().map(|(_, passed)| match passed {
+    ) -> Result<(Giver, T), FollowError> {
+        let why = |passed| match passed {
             Passed::Fetch(source) => FollowError::Tiles { size, source },
             Passed::Wrong(error) => error,
-        });
+        };
+        let Some(place) = offerer.place() else {
+            let had = ask(offerer.clone()).await.map_err(why)?;
+            return Ok((Giver::Peer(offerer.clone()), had));
+        };
+        let finish = self.upstreams.tree(place, ask).await;
+        if let Some((place, had)) = finish.won {
+            return Ok((Giver::Upstream(place), had));
+        }
+        let errors = finish.passed.into_iter().map(|(_, passed)| why(passed));
         Err(errors
             .max_by_key(FollowError::weight)
             .unwrap_or(FollowError::Offline))
@@ -200,7 +206,7 @@ impl Log {
         new: u64,
     ) -> Result<Vec<(Tile, Bytes)>, FollowError> {
         try_join_all(spine(old, new).into_iter().map(async |tile| {
-            let read = self.read_tile(trusted, tile).await;
+            let read = self.read_tile(trusted, tile, Asker::Client).await;
             let unproven = |error: ReadError| FollowError::Unproven {
                 old,
                 new,
@@ -276,7 +282,7 @@ impl Log {
     }
 
     /// Keeps the full tiles that a consistency proof had to fetch: somebody will want them.
-    async fn keep_spine(&self, place: usize, spine: Vec<(Tile, Bytes)>, tree_size: u64) {
+    async fn keep_spine(&self, giver: &Giver, spine: Vec<(Tile, Bytes)>, tree_size: u64) {
         let Some(store) = self.store.get() else {
             return;
         };
@@ -292,7 +298,7 @@ impl Log {
             };
             if let Ok(tile) = VerifiedTile::prove(tile.level(), tile.index(), bytes.clone(), hash) {
                 self.cache.remember_tile(store, &tile);
-                self.store_tile(place, tile, tree_size).await;
+                self.store_tile(giver, tile, tree_size).await;
             }
         }
     }

@@ -177,6 +177,9 @@ impl Log {
                 warn!(log = self.name(), %error, "records will not name their upstream");
             }
         }
+        if let Some(peers) = &self.options.peers {
+            peers.is_of(store.origin());
+        }
         store.usage.count(Counters {
             evictions: self.metrics.evictions.with_label_values(&[self.name()]),
             refused: self.metrics.store_refused.with_label_values(&[self.name()]),

@@ -13,7 +13,8 @@ use tracing::{debug, info, warn};
 use super::{
     FetchError, Question, Upstream,
     order::Order,
-    race::{Answer, Begun, Finish, Passed, Rules, race},
+    race::{Answer, Finish, Passed, Rules, race},
+    web::How,
 };
 
 /// The upstreams of a log. None in offline mode.
@@ -30,8 +31,11 @@ pub struct Upstreams {
 pub struct Asked {
     upstream: Arc<Upstream>,
     place: usize,
-    begun: Begun,
+    how: How,
 }
+
+/// The place of whoever is not in the configuration.
+const NO_PLACE: usize = usize::MAX;
 
 impl Asked {
     /// Its name.
@@ -39,9 +43,29 @@ impl Asked {
         self.upstream.name()
     }
 
-    /// Its place in the configuration.
-    pub fn place(&self) -> usize {
-        self.place
+    /// Another replica, which stands in no order.
+    pub(crate) fn peer(upstream: Arc<Upstream>) -> Self {
+        Self {
+            upstream,
+            place: NO_PLACE,
+            how: How::default(),
+        }
+    }
+
+    /// The same, asked only for what it has.
+    pub(crate) fn only_if_cached(mut self) -> Self {
+        self.how.only_if_cached = true;
+        self
+    }
+
+    /// Its place in the configuration; `None` for another replica.
+    pub fn place(&self) -> Option<usize> {
+        (self.place != NO_PLACE).then_some(self.place)
+    }
+
+    /// Its base URL.
+    pub(crate) fn url(&self) -> &url::Url {
+        self.upstream.url()
     }
 
     /// Fetches its checkpoint, unverified.
@@ -49,7 +73,20 @@ impl Asked {
     /// # Errors
     /// See [`FetchError`].
     pub async fn checkpoint(&self, limit: usize) -> Result<Bytes, FetchError> {
-        self.upstream.checkpoint(limit, &self.begun).await
+        let got = self.upstream.checkpoint(limit, &self.how).await;
+        got.map(|got| got.bytes)
+    }
+
+    /// As [`Asked::checkpoint`], with how long ago it says that the log has confirmed it.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub(crate) async fn aged_checkpoint(
+        &self,
+        limit: usize,
+    ) -> Result<(Bytes, Option<Duration>), FetchError> {
+        let got = self.upstream.checkpoint(limit, &self.how).await?;
+        Ok((got.bytes, got.age))
     }
 
     /// Fetches what it has at `path`, such as `tile/0/000`, unverified.
@@ -57,7 +94,7 @@ impl Asked {
     /// # Errors
     /// See [`FetchError`].
     pub async fn tile(&self, path: &str, limit: usize) -> Result<Bytes, FetchError> {
-        self.upstream.tile(path, limit, &self.begun).await
+        self.upstream.tile(path, limit, &self.how).await
     }
 }
 
@@ -173,7 +210,10 @@ impl Upstreams {
             let asked = Asked {
                 upstream,
                 place,
-                begun,
+                how: How {
+                    begun,
+                    only_if_cached: false,
+                },
             };
             let answer = ask(asked.clone());
             let slow_after = rules.patience / 3;

@@ -15,7 +15,7 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// Text from the configuration or a file. What cannot be read later changes nothing and is said
 /// once: a file is missing for a moment while it is replaced.
-pub(super) struct Reread {
+pub(crate) struct Reread {
     /// Key in the configuration, for messages.
     key: &'static str,
     source: Source,
@@ -41,7 +41,7 @@ impl Reread {
     ///
     /// # Errors
     /// When it cannot be read, or `check` says what is wrong with it.
-    pub(super) fn new(
+    pub(crate) fn new(
         key: &'static str,
         source: Source,
         check: impl Fn(&str) -> Result<(), String>,
@@ -61,7 +61,7 @@ impl Reread {
 
     /// What it is now; costs a read of the file at most once a second. What `check` refuses is as
     /// good as unreadable.
-    pub(super) fn current(&self, check: impl Fn(&str) -> Result<(), String>) -> Arc<str> {
+    pub(crate) fn current(&self, check: impl Fn(&str) -> Result<(), String>) -> Arc<str> {
         // Each write replaces whole fields, so a poisoned state is still a sound one.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(self.source, Source::Inline(_)) || state.read_at.elapsed() < READ_EVERY {

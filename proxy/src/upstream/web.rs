@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use url::Url;
 
 use super::{
@@ -39,6 +39,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Longest time to a connection with another replica, which is near.
+const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Says that a request comes from another replica, and is not to be handed on.
+pub(crate) const HOP: HeaderName = HeaderName::from_static("tile-proxy-hop");
+
+/// How old a checkpoint is: seconds since the log confirmed it.
+pub(crate) const CHECKPOINT_AGE: HeaderName = HeaderName::from_static("tile-proxy-checkpoint-age");
+
+/// Asks for what is cached, and for nobody to be asked for it.
+pub(crate) const ONLY_IF_CACHED: HeaderValue = HeaderValue::from_static("only-if-cached");
+
 /// Redirects followed, all on the upstream's own host.
 const MAX_REDIRECTS: usize = 3;
 
@@ -54,6 +66,25 @@ pub(super) struct Web {
     authorization: Option<(Reread, url::Origin)>,
     /// Times in a row that it said it is asked too often.
     refusals: AtomicU32,
+    /// Whether this is another replica.
+    peer: bool,
+}
+
+/// What a server sent.
+#[derive(Debug)]
+pub(super) struct Got {
+    pub(super) bytes: Bytes,
+    /// How old it says that is.
+    pub(super) age: Option<Duration>,
+}
+
+/// How something is asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct How {
+    /// Set when a response has begun.
+    pub(super) begun: Begun,
+    /// Whether nobody else is to be asked for it.
+    pub(super) only_if_cached: bool,
 }
 
 impl Web {
@@ -78,34 +109,33 @@ impl Web {
         Ok(Self {
             name: settings.name.clone(),
             timeout,
-            client: Mutex::new((pem.clone(), client(pem.as_deref(), timeout)?)),
+            client: Mutex::new((pem.clone(), client(pem.as_deref(), timeout, settings.peer)?)),
             ca,
             authorization,
             refusals: AtomicU32::new(0),
+            peer: settings.peer,
         })
     }
 
     /// The body of `url`, of at most `limit` bytes once it is decompressed.
-    pub(super) async fn get(
-        &self,
-        url: Url,
-        limit: usize,
-        begun: &Begun,
-    ) -> Result<Bytes, FetchError> {
+    pub(super) async fn get(&self, url: Url, limit: usize, how: &How) -> Result<Got, FetchError> {
         let network = |error: reqwest::Error| FetchError::Network {
             upstream: self.name.clone(),
             // The innermost cause says most ("connection refused"); URLs stay out of metrics,
             // messages and clients' eyes.
             message: innermost(&error.without_url()),
         };
-        let headers = self.headers(&url);
+        let headers = self.headers(&url, how);
         let request = self.client().get(url).headers(headers);
         let mut response = request.send().await.map_err(network)?;
-        begun.set();
+        how.begun.set();
         if let Some(error) = self.refusal(response.status(), response.headers()) {
             return Err(error);
         }
         self.refusals.store(0, Ordering::Relaxed);
+        let age = response.headers().get(CHECKPOINT_AGE);
+        let age = age.and_then(|age| age.to_str().ok()?.parse().ok());
+        let age = age.map(Duration::from_secs);
         let announced = response
             .content_length()
             .and_then(|length| usize::try_from(length).ok());
@@ -120,10 +150,13 @@ impl Web {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body.freeze())
+        Ok(Got {
+            bytes: body.freeze(),
+            age,
+        })
     }
 
-    fn headers(&self, url: &Url) -> HeaderMap {
+    fn headers(&self, url: &Url, how: &How) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_ENCODING, ACCEPT_ENCODING);
         if let Some(trace) = Trace::current() {
@@ -132,11 +165,25 @@ impl Web {
         if let Some((text, home)) = &self.authorization
             && *home == url.origin()
             // Checked when it was read.
-            && let Ok(value) = credential(&text.current(|text| credential(text).map(drop)))
+            && let Ok(value) = self.credential(&text.current(|text| credential(text).map(drop)))
         {
             headers.insert(header::AUTHORIZATION, value);
         }
+        if self.peer {
+            headers.insert(HOP, HeaderValue::from_static("1"));
+        }
+        if how.only_if_cached {
+            headers.insert(header::CACHE_CONTROL, ONLY_IF_CACHED);
+        }
         headers
+    }
+
+    /// What is sent as a credential: what is configured, or the token that peers share.
+    fn credential(&self, text: &str) -> Result<HeaderValue, String> {
+        match self.peer {
+            true => credential(&format!("Bearer {text}")),
+            false => credential(text),
+        }
     }
 
     /// The client, with the authorities as they are now.
@@ -145,7 +192,7 @@ impl Web {
         let pem = pem.map(|ca| ca.current(|pem| usable(pem, self.timeout)));
         let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if made.0 != pem
-            && let Ok(client) = client(pem.as_deref(), self.timeout)
+            && let Ok(client) = client(pem.as_deref(), self.timeout, self.peer)
         {
             *made = (pem, client);
         }
@@ -170,7 +217,8 @@ impl Web {
         let is_page = text(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));
         let too_many =
             status == StatusCode::TOO_MANY_REQUESTS || (status == StatusCode::FORBIDDEN && is_page);
-        let quiet = (said.is_some() || too_many)
+        // What another replica says of its own clients is no reason not to ask it.
+        let quiet = (!self.peer && (said.is_some() || too_many))
             .then(|| quiet_after(said, self.refusals.fetch_add(1, Ordering::Relaxed)));
         Some(FetchError::Status {
             upstream,
@@ -180,8 +228,9 @@ impl Web {
     }
 }
 
-/// A client that trusts the authorities in `pem` alone, or the system's.
-fn client(pem: Option<&str>, timeout: Duration) -> anyhow::Result<reqwest::Client> {
+/// A client that trusts the authorities in `pem` alone, or the system's; for another replica, or for
+/// a log.
+fn client(pem: Option<&str>, timeout: Duration, peer: bool) -> anyhow::Result<reqwest::Client> {
     let redirects = reqwest::redirect::Policy::custom(|attempt| {
         let same = attempt
             .previous()
@@ -202,6 +251,13 @@ fn client(pem: Option<&str>, timeout: Duration) -> anyhow::Result<reqwest::Clien
         .http2_keep_alive_interval(PING_EVERY)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .redirect(redirects);
+    if peer {
+        // Replicas are neighbours: the way to them leads through no proxy and to nobody else.
+        builder = builder
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(PEER_CONNECT_TIMEOUT);
+    }
     if let Some(pem) = pem {
         let authorities = reqwest::Certificate::from_pem_bundle(pem.as_bytes())?;
         anyhow::ensure!(!authorities.is_empty(), "there is no certificate in it");
@@ -212,7 +268,7 @@ fn client(pem: Option<&str>, timeout: Duration) -> anyhow::Result<reqwest::Clien
 
 /// Whether a client can be made that trusts these authorities.
 fn usable(pem: &str, timeout: Duration) -> Result<(), String> {
-    client(Some(pem), timeout)
+    client(Some(pem), timeout, false)
         .map(drop)
         .map_err(|error| format!("not certificates in PEM: {error:#}"))
 }

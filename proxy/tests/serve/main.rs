@@ -10,6 +10,7 @@ mod hostile;
 mod https;
 mod inspect;
 mod interface;
+mod peers;
 mod process;
 mod prune;
 mod reload;
