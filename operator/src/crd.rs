@@ -176,6 +176,10 @@ pub struct TileProxySpec {
     #[serde(default)]
     pub sync: SyncSpec,
 
+    /// Whether replicas ask each other for what they lack.
+    #[serde(default)]
+    pub peering: Peering,
+
     /// The Service clients connect to. It has the name of this resource and listens on port 8080.
     #[serde(default)]
     pub service: ClientService,
@@ -273,7 +277,30 @@ impl Default for CheckpointSpec {
     }
 }
 
+/// How replicas fill each other's caches.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peering {
+    /// Whether the log is asked once for what any replica is asked for: by the replica that owns it,
+    /// whom the others ask. What a replica sends is proven like anything else. Defaults to true.
+    #[serde(default = "defaults::peering")]
+    pub enabled: bool,
+}
+
+// A derived `Default` would say false.
+impl Default for Peering {
+    fn default() -> Self {
+        Self {
+            enabled: defaults::peering(),
+        }
+    }
+}
+
 mod defaults {
+    pub(super) fn peering() -> bool {
+        true
+    }
+
     pub(super) fn replicas() -> i32 {
         1
     }

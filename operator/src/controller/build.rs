@@ -9,6 +9,7 @@ mod config_map;
 mod cron_job;
 mod deployment;
 mod disruption_budget;
+mod peers;
 mod pod;
 mod service;
 
@@ -59,7 +60,7 @@ pub struct Applied;
 pub struct Resources<State> {
     /// One per replica, by ordinal. In no sweep: [`plan_unused_claim`] alone says what may go.
     pub claims: Vec<PersistentVolumeClaim>,
-    /// The proxy's configuration.
+    /// The proxy's configuration, and the list of replicas.
     pub config_maps: Vec<ConfigMap>,
     /// The sync, if there is one.
     pub cron_jobs: Vec<CronJob>,
@@ -84,7 +85,10 @@ pub fn build(proxy: &ValidProxy) -> Resources<Prepared> {
             .clone()
             .map(|ordinal| claim::claim(proxy, ordinal))
             .collect(),
-        config_maps: vec![config_map::config_map(proxy, &configuration)],
+        config_maps: vec![
+            config_map::config_map(proxy, &configuration),
+            peers::list(proxy),
+        ],
         cron_jobs: proxy
             .sync
             .enabled

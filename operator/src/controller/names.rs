@@ -63,6 +63,11 @@ impl Names {
         format!("{}-config", self.name)
     }
 
+    /// The ConfigMap with the list of replicas.
+    pub fn peers(&self) -> String {
+        format!("{}-peers", self.name)
+    }
+
     /// The Secret with the token of mutating admin calls.
     pub fn admin_secret(&self) -> String {
         format!("{}-admin", self.name)

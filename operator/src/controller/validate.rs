@@ -57,6 +57,8 @@ pub struct ValidProxy {
     pub cache: ValidCache,
     /// The scheduled prefetch.
     pub sync: SyncSpec,
+    /// Whether replicas ask each other.
+    pub peering: bool,
     /// The Service clients connect to.
     pub service: ClientService,
     /// Where and how pods run.
@@ -174,6 +176,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         checkpoint,
         cache,
         sync,
+        peering,
         service,
         resources,
         node_selector,
@@ -239,6 +242,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         )?,
         cache: valid_cache(cache)?,
         sync,
+        peering: peering.enabled,
         service,
         pods: Pods {
             resources,

@@ -120,7 +120,7 @@ fn world(directory: &Path, more_tls: &str) -> (impl Drop, tempfile::TempDir, Pro
     let (_log, upstream, cache, proxy) = honest_with(
         300,
         &format!(
-            "  admin_listen: 127.0.0.1:0\n  limits: {{header_timeout: 300ms}}\n  \
+            "  admin_listen: 127.0.0.1:0\n  limits: {{header_timeout: 3s}}\n  \
              tls: {{cert: \"file:{0}/tls.crt\", key: \"file:{0}/tls.key\"{more_tls}}}\n",
             directory.display()
         ),

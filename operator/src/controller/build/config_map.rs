@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use tile_proxy::config::{self, Config, Interval, Size, Source};
 
-use super::{child_meta, digest};
+use super::{
+    child_meta, digest,
+    peers::{PEERS_FILE, PEERS_PATH},
+};
 use crate::{
     controller::validate::{ValidCache, ValidKey, ValidProxy, ValidUpstream},
     crd::Mode,
@@ -114,6 +117,7 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
                 retention: _,
             },
         sync: _, // the CronJob's, not the proxy's
+        peering,
         service: _,
         pods: _,
     } = proxy;
@@ -142,7 +146,13 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
     config.cache.checkpoint_ttl_minutes = *checkpoint_ttl_minutes;
     config.checkpoint.refresh_interval = *refresh_interval;
     config.sync.enabled = false;
-    config.admin.token = Some(Source::File(format!("{ADMIN_PATH}/{TOKEN_FILE}").into()));
+    let token = Source::File(format!("{ADMIN_PATH}/{TOKEN_FILE}").into());
+    if *peering {
+        config.peers.file = format!("{PEERS_PATH}/{PEERS_FILE}");
+        // Who may ask a replica to sync may ask it for a tile.
+        config.peers.token = Some(token.clone());
+    }
+    config.admin.token = Some(token);
     config
 }
 

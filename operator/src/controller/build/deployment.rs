@@ -26,7 +26,7 @@ use k8s_openapi::{
 use super::{
     ADMIN_PORT, CLIENT_PORT, child_meta,
     config_map::{self, CACHE_PATH, CONFIG_PATH, KEY_FILE, KEYS_PATH},
-    digest, pod,
+    digest, peers, pod,
 };
 use crate::controller::{
     names::{CONFIG_ANNOTATION, Component, ORDINAL_LABEL, TEMPLATE_ANNOTATION},
@@ -111,6 +111,10 @@ fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
         pod::mount("config", CONFIG_PATH, true),
         admin_mount,
     ];
+    if let Some((volume, mount)) = peers::mounted(proxy) {
+        volumes.push(volume);
+        mounts.push(mount);
+    }
     for (at, key) in proxy.keys.iter().enumerate() {
         if let Some((volume, mount)) = key_volume(at, key) {
             volumes.push(volume);
@@ -129,6 +133,7 @@ fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
                 "--config".to_owned(),
                 config_map::file_path(configuration),
             ]),
+            env: peers::own_name(proxy, ordinal).map(|name| vec![name]),
             lifecycle: Some(Lifecycle {
                 pre_stop: Some(LifecycleHandler {
                     sleep: Some(SleepAction {

@@ -27,7 +27,10 @@ fn name_of<K: kube::Resource>(objects: &[K]) -> Vec<String> {
 #[test]
 fn the_children_of_a_tile_proxy_have_the_documented_names() {
     let resources = build(&valid(|_| {}));
-    assert_eq!(name_of(&resources.config_maps), ["rome2026h1-config"]);
+    assert_eq!(
+        name_of(&resources.config_maps),
+        ["rome2026h1-config", "rome2026h1-peers"]
+    );
     assert_eq!(
         name_of(&resources.service_accounts),
         ["rome2026h1-tile-proxy"]
