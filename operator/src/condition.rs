@@ -101,6 +101,8 @@ reasons! {
     InvalidSpec,
     /// `spec.paused` is set.
     PausedBySpec,
+    /// A ConfigMap that pods need is not there.
+    ReferenceMissing,
     /// Not every replica is ready yet.
     ReplicasNotReady,
     /// The volume cannot be made larger.
@@ -121,6 +123,8 @@ reasons! {
     SyncSucceeded,
     /// No sync is started: `sync.suspend` is set or there is no replica.
     SyncSuspended,
+    /// The cluster lacks a kind that the spec asks for.
+    UnknownKind,
     /// `spec.paused` is not set.
     Unpaused,
     /// The spec is valid.

@@ -6,6 +6,8 @@
 
 pub mod apply;
 pub mod build;
+#[cfg(test)]
+mod effects;
 mod events;
 #[cfg(test)]
 mod fixture;
@@ -37,7 +39,7 @@ use self::{
     apply::{ApplyError, Memory, apply, create_admin_secret, leave},
     build::build,
     names::MANAGER,
-    observe::observe,
+    observe::{missing_references, observe},
     rollout::next_step,
     validate::{ValidProxy, validate},
 };
@@ -52,8 +54,8 @@ pub use self::watch::{Watched, run};
 /// Longest reconcile. The client repeats failed calls by itself, for minutes in the worst case.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How soon to look again while replicas are not ready: watches tell sooner of everything but a
-/// Secret that is gone, which the operator may not see.
+/// How soon to look again while replicas are not ready: watches tell sooner of everything but what
+/// others bring, such as Secrets, which the operator may not see.
 const UNSETTLED_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Shortest and longest pause after a failed reconcile; it doubles in between.
@@ -172,7 +174,7 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
         }
     };
     let step = next_step(build(&valid), &observed.children);
-    let outcome = if valid.paused {
+    let mut outcome = if valid.paused {
         leave(&valid, step, observed.children)
     } else {
         let children = &observed.children;
@@ -199,9 +201,15 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
     {
         return Ok(Action::await_change());
     }
+    outcome.missing = missing_references(&ctx.client, &valid)
+        .await
+        .map_err(Error::Observe)?;
     // Also after a failure: what did go through is there, and the rest is what it is about.
     update_status(ctx, proxy, status::applied(proxy, &valid, &outcome, now())).await?;
-    let settled = outcome.is_settled(valid.replicas) && outcome.conflicts.is_empty();
+    let settled = outcome.is_settled(valid.replicas)
+        && outcome.conflicts.is_empty()
+        && outcome.missing.is_empty()
+        && outcome.unknown_kinds.is_empty();
     if let Some(failure) = outcome.failure {
         return Err(failure.into());
     }

@@ -12,12 +12,16 @@
 
 mod cache;
 mod keys;
+mod network;
+mod placement;
 mod pod;
 #[cfg(test)]
 mod rules;
 mod schema;
+mod serving;
 mod status;
 mod sync;
+mod upstream;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -26,13 +30,24 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     cache::{AccessMode, Cache, Retention, RetentionPolicy},
     keys::{KeyRef, PublicKey},
-    pod::{ClientService, Image, PullPolicy, PullSecret, ServiceType},
+    network::{Monitoring, NetworkPolicySpec, ServiceMonitorOptions},
+    placement::{
+        DisruptionBudgetSpec, EgressProxy, MIN_GRACE_SECONDS, PodSecurity, UpdateStrategy,
+    },
+    pod::{ClientService, Image, PullPolicy, PullSecret, ServiceType, TrafficDistribution},
     schema::{crd, crd_yaml},
+    serving::{Audit, Log, LogFormat, MAX_RATE, RateLimit, SecretRef, Tls},
     status::{InstanceStatus, TileProxyStatus, VolumeStatus},
     sync::SyncSpec,
+    upstream::{MAX_UPSTREAMS, Upstream},
 };
 
-pub(crate) use self::cache::{ALONE_RULE, CLASS_RULE};
+pub(crate) use self::{
+    cache::{ALONE_RULE, CLASS_RULE},
+    placement::PROXY_RULE,
+    serving::{CLIENT_CA_RULE, RATE_RULE},
+    upstream::{CA_RULE, URL_RULE},
+};
 
 /// The API group of every resource and annotation of this operator.
 pub const GROUP: &str = "tiles.stella-ops.org";
@@ -115,7 +130,8 @@ pub const MAX_REPLICAS: i32 = 16;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("the name must start with a letter and hold only a-z, 0-9 and '-': it names Services"),
     validation = Rule::new("!self.metadata.name.matches('-replica-[0-9]+$')")
-        .message("the name must not end in -replica-<number>: a replica of another TileProxy may have it")
+        .message("the name must not end in -replica-<number>: a replica of another TileProxy may have it"),
+    validation = Rule::new("(size(self.spec.publicKeys) > 0) != self.spec.dangerAcceptUnsigned").message(KEYS_RULE)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TileProxySpec {
@@ -141,8 +157,10 @@ pub struct TileProxySpec {
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<PullSecret>,
 
-    /// Where the log is read: exactly one upstream today.
-    #[schemars(length(min = 1, max = 1))]
+    /// Where the log is read, 1 to 16 places. Every one of them serves the same log; the next is
+    /// asked while one fails, lags or lies.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(validation = Rule::new("self.all(u, u.name == '' || self.exists_one(v, v.name == u.name))").message(NAMES_RULE))]
     pub upstreams: Vec<Upstream>,
 
     /// The first line of the log's checkpoints, which is its identity, such as
@@ -156,8 +174,15 @@ pub struct TileProxySpec {
 
     /// The keys that may sign the log's checkpoints, 1 to 16. Several of them let a log rotate its
     /// key: a checkpoint needs the signature of one.
-    #[schemars(length(min = 1, max = 16))]
+    #[serde(default)]
+    #[schemars(length(max = 16))]
     pub public_keys: Vec<PublicKey>,
+
+    /// Believes a log that has no key, in place of `publicKeys`: whoever answers first says what the
+    /// log is. Its tiles are still proven against its checkpoint, and its history against what was
+    /// served before. Defaults to false.
+    #[serde(default)]
+    pub danger_accept_unsigned: bool,
 
     /// `Online` asks the upstream for what is missing. `Offline` never does: everything is served
     /// from the cache, as behind an air gap. Defaults to Online.
@@ -184,6 +209,42 @@ pub struct TileProxySpec {
     #[serde(default)]
     pub service: ClientService,
 
+    /// TLS for clients. Left out: plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+
+    /// How much one client may ask of each replica.
+    #[serde(default)]
+    pub rate_limit: RateLimit,
+
+    /// The record of what was changed and what became trusted.
+    #[serde(default)]
+    pub audit: Audit,
+
+    /// What replicas print, and how.
+    #[serde(default)]
+    pub log: Log,
+
+    /// A NetworkPolicy for the replicas.
+    #[serde(default)]
+    pub network_policy: NetworkPolicySpec,
+
+    /// How the replicas are watched.
+    #[serde(default)]
+    pub monitoring: Monitoring,
+
+    /// Whether a drain of nodes waits for replicas.
+    #[serde(default)]
+    pub pod_disruption_budget: DisruptionBudgetSpec,
+
+    /// How replicas are brought to a new spec.
+    #[serde(default)]
+    pub update_strategy: UpdateStrategy,
+
+    /// A forward proxy through which replicas reach upstreams.
+    #[serde(default)]
+    pub proxy: EgressProxy,
+
     /// CPU and memory of each replica. Defaults to requests of 100m CPU and of `cache.memory` plus
     /// 128Mi memory, without limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,6 +264,20 @@ pub struct TileProxySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<k8s_openapi::api::core::v1::Affinity>,
 
+    /// How replicas are spread over nodes and zones, at most 8 constraints. A selector that is left out
+    /// selects the replicas of this TileProxy.
+    #[serde(default)]
+    #[schemars(length(max = 8))]
+    pub topology_spread_constraints: Vec<k8s_openapi::api::core::v1::TopologySpreadConstraint>,
+
+    /// PriorityClass of replicas and sync Jobs. Empty: the cluster's default.
+    #[serde(default)]
+    #[schemars(
+        length(max = 253),
+        regex(pattern = r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$")
+    )]
+    pub priority_class_name: String,
+
     /// Annotations of the pods of replicas and sync Jobs. A change restarts the replicas.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
@@ -213,35 +288,39 @@ pub struct TileProxySpec {
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
     pub pod_labels: std::collections::BTreeMap<String, String>,
+
+    /// As whom pods run. Left out: as user and group 65532, to whom the volume is given, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_security_context: Option<PodSecurity>,
+
+    /// ServiceAccount of the pods, for instance one with rights to pull images. It gets no token
+    /// mounted. Empty: one the operator makes.
+    #[serde(default)]
+    #[schemars(
+        length(max = 253),
+        regex(pattern = r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$")
+    )]
+    pub service_account_name: String,
+
+    /// How long a replica may take to stop, in seconds, 30 to 3600. All but 15 of them are for requests
+    /// under way. Defaults to 35.
+    #[serde(default = "defaults::grace_seconds")]
+    #[schemars(range(min = 30, max = 3600))]
+    pub termination_grace_period_seconds: i64,
+
+    /// Environment variables of the replicas, at most 64; values may come from Secrets and ConfigMaps.
+    /// `TILE_PROXY__…`, which is configuration, is set by the fields of this resource alone.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub extra_env: Vec<k8s_openapi::api::core::v1::EnvVar>,
 }
 
-/// One place that serves the log.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(cel)]
-pub struct Upstream {
-    /// Base URL of the log: `checkpoint` and `tile/` are below it. At most 2048 characters.
-    #[schemars(length(min = 1, max = 2048))]
-    #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')").message(URL_RULE))]
-    pub url: String,
+/// What is said about upstreams that metrics could not tell apart.
+pub(crate) const NAMES_RULE: &str =
+    "two upstreams have the same name, and metrics could not tell them apart";
 
-    /// How long one request to the log may take, 1s to 10m, such as `30s`. Defaults to 30s.
-    #[serde(default = "defaults::timeout")]
-    #[schemars(length(min = 2, max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('10m')")
-        .message("must be a duration between 1s and 10m, such as 30s"))]
-    pub timeout: String,
-
-    /// Where the tiles are, if not below `url`; a final `tile/` is cut off. At most 2048
-    /// characters. Empty: below `url`.
-    #[serde(default, rename = "tileBaseURL")]
-    #[schemars(length(max = 2048))]
-    #[x_kube(validation = Rule::new("self == '' || self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')").message(URL_RULE))]
-    pub tile_base_url: String,
-}
-
-/// What is said about a URL that is refused.
-pub(crate) const URL_RULE: &str = "must be an http:// or https:// URL without user, query or fragment, such as https://log.example.com/";
+/// What is said about a log without keys, or with keys that would not matter.
+pub(crate) const KEYS_RULE: &str = "publicKeys must hold at least one key: without it nothing the log says can be proven. dangerAcceptUnsigned is for logs that have none, and never beside a key";
 
 /// Whether upstreams are asked at all.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -305,8 +384,8 @@ mod defaults {
         1
     }
 
-    pub(super) fn timeout() -> String {
-        "30s".to_owned()
+    pub(super) fn grace_seconds() -> i64 {
+        35
     }
 
     pub(super) fn refresh_interval() -> String {

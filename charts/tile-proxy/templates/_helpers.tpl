@@ -99,6 +99,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [batch]
   resources: [cronjobs]
   verbs: [get, list, watch, create, patch, delete]
+# Who may reach the replicas, with spec.networkPolicy; deleted when it is switched off.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+# How Prometheus finds their metrics, with spec.monitoring; deleted when it is switched off. The kind
+# need not be there.
+- apiGroups: [monitoring.coreos.com]
+  resources: [servicemonitors]
+  verbs: [get, list, watch, create, patch, delete]
 # With more than one replica; deleted when one is left.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

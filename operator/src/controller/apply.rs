@@ -106,6 +106,10 @@ pub struct Outcome {
     pub conflicts: Vec<String>,
     /// Volumes that the API server would not grow, and why.
     pub refused_growth: Vec<String>,
+    /// Children of a kind that the cluster does not know.
+    pub unknown_kinds: Vec<String>,
+    /// Objects of others that pods need and that are not there, as far as the operator may look.
+    pub missing: Vec<String>,
     /// The call that ended the apply early, or else the first that was refused. What was written
     /// stays, and all of it is repeated next time.
     pub failure: Option<ApplyError>,
@@ -137,7 +141,9 @@ pub async fn apply(
                 cron_jobs,
                 deployments,
                 disruption_budgets,
+                network_policies,
                 service_accounts,
+                service_monitors,
                 services,
                 state: PhantomData,
             },
@@ -151,6 +157,7 @@ pub async fn apply(
         unwritten: BTreeSet::new(),
         conflicts: Vec::new(),
         refused_growth: Vec::new(),
+        unknown_kinds: Vec::new(),
         failure: None,
     };
 
@@ -165,6 +172,9 @@ pub async fn apply(
     let claims = writer.claims(claims, &existing.claims).await;
     let disruption_budgets = writer
         .children(disruption_budgets, &existing.disruption_budgets)
+        .await;
+    let network_policies = writer
+        .children(network_policies, &existing.network_policies)
         .await;
     let wanted: Vec<String> = deployments
         .iter()
@@ -187,11 +197,21 @@ pub async fn apply(
         writer.children(cron_jobs, &existing.cron_jobs).await
     };
 
+    let service_monitors = writer
+        .children_if_known(service_monitors, &existing.service_monitors)
+        .await;
+
     writer.sweep(&cron_jobs, &existing.cron_jobs).await;
     writer.sweep(&deployments, &existing.deployments).await;
     writer.sweep(&services, &existing.services).await;
     writer
         .sweep(&disruption_budgets, &existing.disruption_budgets)
+        .await;
+    writer
+        .sweep(&network_policies, &existing.network_policies)
+        .await;
+    writer
+        .sweep(&service_monitors, &existing.service_monitors)
         .await;
     writer
         .unused_claims(&existing.claims, &existing.deployments)
@@ -200,6 +220,7 @@ pub async fn apply(
     let Writer {
         conflicts,
         refused_growth,
+        unknown_kinds,
         failure,
         ..
     } = writer;
@@ -209,7 +230,9 @@ pub async fn apply(
         cron_jobs,
         deployments,
         disruption_budgets,
+        network_policies,
         service_accounts,
+        service_monitors,
         services,
         state: PhantomData,
     };
@@ -218,6 +241,8 @@ pub async fn apply(
         held,
         conflicts,
         refused_growth,
+        unknown_kinds,
+        missing: Vec::new(),
         failure,
     }
 }
@@ -245,7 +270,9 @@ pub fn leave(proxy: &ValidProxy, step: Step, existing: Resources<Existing>) -> O
         cron_jobs,
         mut deployments,
         disruption_budgets,
+        network_policies,
         service_accounts,
+        service_monitors,
         services,
         state: PhantomData,
     } = existing;
@@ -258,13 +285,17 @@ pub fn leave(proxy: &ValidProxy, step: Step, existing: Resources<Existing>) -> O
             cron_jobs,
             deployments,
             disruption_budgets,
+            network_policies,
             service_accounts,
+            service_monitors,
             services,
             state: PhantomData,
         },
         held,
         conflicts: Vec::new(),
         refused_growth: Vec::new(),
+        unknown_kinds: Vec::new(),
+        missing: Vec::new(),
         failure: None,
     }
 }

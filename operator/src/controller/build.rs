@@ -9,9 +9,12 @@ mod config_map;
 mod cron_job;
 mod deployment;
 mod disruption_budget;
+mod network_policy;
 mod peers;
 mod pod;
+mod reference;
 mod service;
+mod service_monitor;
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -20,6 +23,7 @@ use k8s_openapi::{
         apps::v1::Deployment,
         batch::v1::CronJob,
         core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -29,12 +33,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::validate::ValidProxy;
 
+#[cfg(test)]
+pub(super) use self::config_map::config;
 pub use self::{
     claim::{
         ClaimPlan, UnusedClaim, capacity, is_bound, plan as plan_claim,
         plan_unused as plan_unused_claim, requested,
     },
     config_map::{TOKEN_FILE, keep_files_in_use},
+    reference::{Kind, Reference, references, secrets},
+    service_monitor::ServiceMonitor,
 };
 
 /// Port of clients.
@@ -68,8 +76,12 @@ pub struct Resources<State> {
     pub deployments: Vec<Deployment>,
     /// With more than one replica.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// Who may reach the replicas, if that is said.
+    pub network_policies: Vec<NetworkPolicy>,
     /// What pods run as.
     pub service_accounts: Vec<ServiceAccount>,
+    /// How the replicas are watched, if they are. A cluster may not know the kind.
+    pub service_monitors: Vec<ServiceMonitor>,
     /// One for clients, one per replica.
     pub services: Vec<Service>,
     /// How far it came.
@@ -100,7 +112,9 @@ pub fn build(proxy: &ValidProxy) -> Resources<Prepared> {
             .map(|ordinal| deployment::replica(proxy, ordinal, &configuration))
             .collect(),
         disruption_budgets: disruption_budget::replicas(proxy).into_iter().collect(),
+        network_policies: network_policy::replicas(proxy).into_iter().collect(),
         service_accounts: vec![service_account(proxy)],
+        service_monitors: service_monitor::replicas(proxy).into_iter().collect(),
         services: std::iter::once(service::clients(proxy))
             .chain(ordinals.map(|ordinal| service::replica(proxy, ordinal)))
             .collect(),
@@ -108,7 +122,8 @@ pub fn build(proxy: &ValidProxy) -> Resources<Prepared> {
     }
 }
 
-/// What pods run as: an identity without a token, because they never talk to the API server.
+/// What pods run as: an identity without a token, because they never talk to the API server. It is
+/// there, too, while pods run as one of the user's: it does nothing, and is ready when it is wanted.
 fn service_account(proxy: &ValidProxy) -> ServiceAccount {
     ServiceAccount {
         metadata: child_meta(proxy, proxy.names.service_account()),

@@ -88,15 +88,26 @@ impl Names {
         format!("{}-sync", self.name)
     }
 
+    /// The NetworkPolicy of the replicas.
+    pub fn network_policy(&self) -> String {
+        self.name.clone()
+    }
+
+    /// The ServiceMonitor of the replicas.
+    pub fn service_monitor(&self) -> String {
+        self.name.clone()
+    }
+
     /// The PodDisruptionBudget of the replicas.
     pub fn disruption_budget(&self) -> String {
         self.name.clone()
     }
 
     /// Where clients in the cluster connect.
-    pub fn client_url(&self) -> String {
+    pub fn client_url(&self, tls: bool) -> String {
         format!(
-            "http://{}.{}.svc:8080",
+            "{}://{}.{}.svc:8080",
+            if tls { "https" } else { "http" },
             self.client_service(),
             self.namespace
         )

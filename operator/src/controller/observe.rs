@@ -5,13 +5,14 @@
 
 use std::{fmt::Debug, marker::PhantomData};
 
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{NamespaceResourceScope, api::core::v1::ConfigMap};
 use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
 use serde::de::DeserializeOwned;
 
 use super::{
-    build::Resources,
+    build::{Kind, Resources, references},
     names::{Names, query},
+    validate::ValidProxy,
 };
 use crate::crd::TileProxy;
 
@@ -63,7 +64,9 @@ pub async fn observe(
         cron_jobs,
         deployments,
         disruption_budgets,
+        network_policies,
         service_accounts,
+        service_monitors,
         services,
     ) = tokio::try_join!(
         list.labelled(),
@@ -73,6 +76,8 @@ pub async fn observe(
         list.owned(),
         list.owned(),
         list.owned(),
+        list.owned_if_known(),
+        list.owned(),
     )?;
     let children = Resources {
         claims,
@@ -80,11 +85,60 @@ pub async fn observe(
         cron_jobs,
         deployments,
         disruption_budgets,
+        network_policies,
         service_accounts,
+        service_monitors,
         services,
         state: PhantomData,
     };
     Ok(Some(Observed { proxy, children }))
+}
+
+/// What the pods of `proxy` need of others and is not there, one sentence each. ConfigMaps only: the
+/// operator may not look at Secrets.
+///
+/// # Errors
+/// Whatever the API server answered; every read can be repeated.
+pub async fn missing_references(
+    client: &Client,
+    proxy: &ValidProxy,
+) -> Result<Vec<String>, kube::Error> {
+    let api = Api::<ConfigMap>::namespaced(client.clone(), &proxy.names.namespace);
+    let mut missing = Vec::new();
+    for reference in references(proxy) {
+        if reference.kind != Kind::ConfigMap {
+            continue;
+        }
+        let found = api.get_opt(&reference.name).await?;
+        missing.extend(
+            lack_of(&reference.name, found.as_ref(), reference.keys())
+                .map(|lack| format!("{lack}, which {} refers to", reference.field)),
+        );
+    }
+    Ok(missing)
+}
+
+/// What of the ConfigMap `name` is not there.
+fn lack_of<'a>(
+    name: &str,
+    found: Option<&ConfigMap>,
+    mut keys: impl Iterator<Item = &'a str>,
+) -> Option<String> {
+    let Some(found) = found else {
+        return Some(format!("there is no ConfigMap {name}"));
+    };
+    let has = |key: &str| {
+        found
+            .data
+            .as_ref()
+            .is_some_and(|data| data.contains_key(key))
+            || found
+                .binary_data
+                .as_ref()
+                .is_some_and(|data| data.contains_key(key))
+    };
+    let lacking = keys.find(|key| !has(key))?;
+    Some(format!("the ConfigMap {name} has no entry {lacking}"))
 }
 
 struct Lister<'a> {
@@ -117,6 +171,26 @@ impl Lister<'_> {
         children.retain(|child| is_controlled_by(child, &self.uid));
         Ok(children)
     }
+
+    /// As [`owned`](Self::owned); none of a kind that the cluster does not know.
+    async fn owned_if_known<K>(&self) -> Result<Vec<K>, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        match self.owned().await {
+            Err(error) if is_unknown_kind(&error) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+}
+
+/// Whether a list failed because the cluster does not know the kind. Told by the code alone: where
+/// the whole group is unknown, the answer is a line of text and no status.
+pub fn is_unknown_kind(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 /// Whether the object with this uid is `child`'s controller.
@@ -134,4 +208,28 @@ pub fn find<'a, K: Resource>(objects: &'a [K], name: &str) -> Option<&'a K> {
     objects
         .iter()
         .find(|object| object.meta().name.as_deref() == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_config_map_that_pods_wait_for_is_named() {
+        let keys = ConfigMap {
+            data: Some(BTreeMap::from([("rome.pub".to_owned(), String::new())])),
+            ..ConfigMap::default()
+        };
+        let lack = |found: Option<&ConfigMap>, key: &'static str| {
+            lack_of("log-keys", found, [key].into_iter()).unwrap_or_default()
+        };
+        assert_eq!(lack(None, "rome.pub"), "there is no ConfigMap log-keys");
+        assert_eq!(
+            lack(Some(&keys), "oslo.pub"),
+            "the ConfigMap log-keys has no entry oslo.pub"
+        );
+        assert_eq!(lack(Some(&keys), "rome.pub"), "");
+    }
 }

@@ -69,7 +69,9 @@ pub fn next_step(desired: Resources<Prepared>, existing: &Resources<Existing>) -
         cron_jobs,
         deployments,
         disruption_budgets,
+        network_policies,
         service_accounts,
+        service_monitors,
         services,
         state: PhantomData,
     } = desired;
@@ -100,7 +102,9 @@ pub fn next_step(desired: Resources<Prepared>, existing: &Resources<Existing>) -
             cron_jobs,
             deployments: allowed,
             disruption_budgets,
+            network_policies,
             service_accounts,
+            service_monitors,
             services,
             state: PhantomData,
         },
@@ -164,9 +168,15 @@ pub fn is_ready(deployment: &Deployment) -> bool {
     let Some(status) = &deployment.status else {
         return false;
     };
+    // Available is ready for as long as the spec asks.
+    let serving = if deployment.spec.min_ready_seconds.unwrap_or(0) > 0 {
+        status.available_replicas
+    } else {
+        status.ready_replicas
+    };
     status.observed_generation >= deployment.metadata.generation
         && status.updated_replicas.unwrap_or(0) >= 1
-        && status.ready_replicas.unwrap_or(0) >= 1
+        && serving.unwrap_or(0) >= 1
 }
 
 /// Why Kubernetes gave up waiting for the Deployment's pod, if it did.
@@ -195,7 +205,9 @@ mod tests {
             cron_jobs,
             deployments,
             disruption_budgets,
+            network_policies,
             service_accounts,
+            service_monitors,
             services,
             state: PhantomData,
         } = resources;
@@ -205,7 +217,9 @@ mod tests {
             cron_jobs,
             deployments,
             disruption_budgets,
+            network_policies,
             service_accounts,
+            service_monitors,
             services,
             state: PhantomData,
         }

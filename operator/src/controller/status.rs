@@ -57,7 +57,7 @@ pub fn applied(
         ready_replicas: count(ready),
         ready: format!("{ready}/{}", valid.replicas),
         selector: query(&valid.names.component(Component::Replica)),
-        url: valid.names.client_url(),
+        url: valid.client_url(),
         last_sync_time: schedule.and_then(|status| status.last_schedule_time.clone()),
         last_successful_sync_time: schedule.and_then(|status| status.last_successful_time.clone()),
         instances: replicas.iter().map(Replica::status).collect(),
@@ -168,19 +168,29 @@ fn readiness(valid: &ValidProxy, replicas: &[Replica<'_>], outcome: &Outcome) ->
         .map(|replica| replica.name.as_str())
         .collect();
     if waiting.is_empty() {
-        let url = valid.names.client_url();
+        let url = valid.client_url();
         return Finding::yes(
             Type::Ready,
             Reason::AllReplicasReady,
             format!("serving at {url}"),
         );
     }
-    let message = format!(
+    let mut message = format!(
         "{} of {} replicas are ready and run this spec; waiting for {}",
         replicas.len() - waiting.len(),
         replicas.len(),
         waiting.join(", ")
     );
+    let secrets = build::secrets(valid);
+    if !outcome.missing.is_empty() {
+        message.push_str(&format!("; {}", outcome.missing.join("; ")));
+    } else if !secrets.is_empty() {
+        // The operator may not look at them, so it can only say which there must be.
+        message.push_str(&format!(
+            "; pods do not start without what they read from {}",
+            secrets.join(", ")
+        ));
+    }
     Finding::no(Type::Ready, Reason::ReplicasNotReady, message)
 }
 
@@ -225,6 +235,10 @@ fn degraded(outcome: &Outcome, progress: &Finding, volumes: &Finding) -> Finding
             outcome.conflicts.join("; "),
         );
     }
+    if !outcome.missing.is_empty() {
+        let message = outcome.missing.join("; ");
+        return Finding::yes(Type::Degraded, Reason::ReferenceMissing, message);
+    }
     for finding in [progress, volumes] {
         let asks_for_a_person = matches!(
             finding.reason,
@@ -236,6 +250,12 @@ fn degraded(outcome: &Outcome, progress: &Finding, volumes: &Finding) -> Finding
         if asks_for_a_person {
             return Finding::yes(Type::Degraded, finding.reason, &finding.message);
         }
+    }
+    if let Some(kind) = outcome.unknown_kinds.first() {
+        let message = format!(
+            "this cluster does not know {kind}, so there is none; it is created once the kind is there"
+        );
+        return Finding::yes(Type::Degraded, Reason::UnknownKind, message);
     }
     Finding::no(
         Type::Degraded,

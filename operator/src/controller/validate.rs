@@ -4,30 +4,31 @@
 //! The API server has checked most of this already, by the rules in the CRD. It is checked again
 //! because the CRD in the cluster may be older than this operator.
 
+mod cache;
 mod image;
+mod pods;
+mod serving;
+mod units;
+mod upstreams;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::fmt;
 
-use k8s_openapi::{
-    api::core::v1::{Affinity, ResourceRequirements, Toleration},
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
-use tile_proxy::{
-    config::{Interval, Size},
-    note::vkey::VerifierKey,
-};
-use url::Url;
+use tile_proxy::{config::Interval, note::vkey::VerifierKey};
 
 use self::image::image_reference;
-use super::{
-    Defaults,
-    names::{Names, RESERVED_PREFIXES},
-    schedule,
-};
+use super::{Defaults, names::Names, schedule};
 use crate::crd::{
-    ALONE_RULE, AccessMode, CLASS_RULE, Cache, ClientService, KeyRef, MAX_NAME, MAX_REPLICAS, Mode,
-    PublicKey, Retention, SyncSpec, TileProxy, TileProxySpec, URL_RULE, Upstream,
+    ClientService, KEYS_RULE, KeyRef, Log, MAX_NAME, MAX_REPLICAS, MIN_GRACE_SECONDS, Mode,
+    PublicKey, RateLimit, SyncSpec, TileProxy, TileProxySpec, Tls,
+};
+
+pub use self::{
+    cache::ValidCache,
+    pods::Pods,
+    serving::{ValidNetworkPolicy, ValidServiceMonitor},
+    upstreams::ValidUpstream,
 };
 
 /// A TileProxy that can be built. Only [`validate`] makes one.
@@ -43,11 +44,11 @@ pub struct ValidProxy {
     pub paused: bool,
     /// What the pods run.
     pub image: ValidImage,
-    /// Where the log is read.
-    pub upstream: ValidUpstream,
+    /// Where the log is read; at least one.
+    pub upstreams: Vec<ValidUpstream>,
     /// First line of the log's checkpoints; empty if it is to be learned.
     pub origin: String,
-    /// The keys that may sign checkpoints; at least one.
+    /// The keys that may sign checkpoints. None is a log that is believed without.
     pub keys: Vec<ValidKey>,
     /// Whether upstreams are asked.
     pub mode: Mode,
@@ -61,8 +62,31 @@ pub struct ValidProxy {
     pub peering: bool,
     /// The Service clients connect to.
     pub service: ClientService,
+    /// TLS for clients.
+    pub tls: Option<Tls>,
+    /// How much one client may ask.
+    pub rate_limit: RateLimit,
+    /// Whether an audit log is printed.
+    pub audit: bool,
+    /// What else is printed.
+    pub log: Log,
+    /// Who may reach the replicas, if that is said.
+    pub network_policy: Option<ValidNetworkPolicy>,
+    /// How the replicas are watched, if they are.
+    pub service_monitor: Option<ValidServiceMonitor>,
+    /// Whether a drain waits.
+    pub disruption_budget: bool,
+    /// How long a replica must be ready before the next one changes, in seconds.
+    pub delay_seconds: i32,
     /// Where and how pods run.
     pub pods: Pods,
+}
+
+impl ValidProxy {
+    /// Where clients in the cluster connect.
+    pub fn client_url(&self) -> String {
+        self.names.client_url(self.tls.is_some())
+    }
 }
 
 /// The image, with what the operator contributes.
@@ -76,17 +100,6 @@ pub struct ValidImage {
     pub pull_secrets: Vec<String>,
 }
 
-/// One upstream.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ValidUpstream {
-    /// Base URL.
-    pub url: Url,
-    /// Base URL of the tiles, where it is another one.
-    pub tile_base_url: Option<Url>,
-    /// Longest request.
-    pub timeout: Interval,
-}
-
 /// Where a public key comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ValidKey {
@@ -96,42 +109,6 @@ pub enum ValidKey {
     Inline(String),
     /// An entry of a Secret, mounted.
     Secret(KeyRef),
-}
-
-/// What each replica keeps.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ValidCache {
-    /// Size of the volume.
-    pub size: Size,
-    /// As the spec spells it, for the claim.
-    pub size_text: String,
-    /// Verified bytes in memory, in whole mebibytes.
-    pub memory_mb: u64,
-    /// StorageClass; `None` is the cluster's default.
-    pub storage_class: Option<String>,
-    /// How the volume is mounted.
-    pub access_modes: Vec<AccessMode>,
-    /// Age at which a checkpoint is called stale, in whole minutes.
-    pub checkpoint_ttl_minutes: u64,
-    /// What becomes of volumes that are no longer used.
-    pub retention: Retention,
-}
-
-/// Where and how pods run.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pods {
-    /// CPU and memory of a replica, if the spec says so.
-    pub resources: Option<ResourceRequirements>,
-    /// Labels of nodes.
-    pub node_selector: BTreeMap<String, String>,
-    /// Tolerated taints.
-    pub tolerations: Vec<Toleration>,
-    /// Placement of replicas, if the spec says so.
-    pub affinity: Option<Affinity>,
-    /// Annotations beside our own.
-    pub annotations: BTreeMap<String, String>,
-    /// Labels beside our own.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// What is wrong with a TileProxy, and what would be right. Retrying does not help; the next change
@@ -172,48 +149,59 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         upstreams,
         origin,
         public_keys,
+        danger_accept_unsigned,
         mode,
         checkpoint,
         cache,
         sync,
         peering,
         service,
+        tls,
+        rate_limit,
+        audit,
+        log,
+        network_policy,
+        monitoring,
+        pod_disruption_budget,
+        update_strategy,
+        proxy: egress_proxy,
         resources,
         node_selector,
         tolerations,
         affinity,
+        topology_spread_constraints,
+        priority_class_name,
         pod_annotations,
         pod_labels,
+        pod_security_context,
+        service_account_name,
+        termination_grace_period_seconds,
+        extra_env,
     } = proxy.spec.clone();
 
     let replicas = u16::try_from(replicas)
         .ok()
         .filter(|_| replicas <= MAX_REPLICAS)
         .ok_or_else(|| invalid("spec.replicas", format!("must be 0 to {MAX_REPLICAS}")))?;
-    let [upstream] = upstreams.as_slice() else {
-        return Err(invalid("spec.upstreams", "must hold exactly one upstream"));
-    };
     if origin.contains(char::is_control) || origin.trim() != origin {
         return Err(invalid(
             "spec.origin",
             "must be one line without spaces around it, exactly as the log's checkpoints start",
         ));
     }
-    if public_keys.is_empty() {
-        return Err(invalid(
-            "spec.publicKeys",
-            "must hold at least one key: without it nothing the log says can be proven",
-        ));
+    if public_keys.is_empty() != danger_accept_unsigned {
+        return Err(invalid("spec", KEYS_RULE));
     }
-    check_labels("spec.podLabels", &pod_labels)?;
-    check_labels("spec.service.labels", &service.labels)?;
-    if sync.enabled {
-        schedule::check(&sync.schedule).map_err(|why| invalid("spec.sync.schedule", why))?;
-        schedule::check_zone(&sync.time_zone).map_err(|why| invalid("spec.sync.timeZone", why))?;
-    }
-    if sync.depth < 1 {
-        return Err(invalid("spec.sync.depth", "must be at least 1"));
-    }
+    pods::check_labels("spec.podLabels", &pod_labels)?;
+    pods::check_labels("spec.service.labels", &service.labels)?;
+    pods::check_annotations("spec.podAnnotations", &pod_annotations)?;
+    pods::check_annotations("spec.service.annotations", &service.annotations)?;
+    check_sync(&sync)?;
+    tls.as_ref().map_or(Ok(()), serving::check_tls)?;
+    serving::check_rate_limit(&rate_limit)?;
+    serving::check_log(&log)?;
+    let security = pod_security_context.unwrap_or_else(pods::default_security);
+    pods::check_security(&security)?;
     Ok(ValidProxy {
         names: Names { name, namespace },
         owner,
@@ -227,7 +215,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
                 .map(|secret| secret.name)
                 .collect(),
         },
-        upstream: valid_upstream(upstream)?,
+        upstreams: upstreams::valid_upstreams(upstreams)?,
         origin,
         keys: public_keys
             .into_iter()
@@ -235,22 +223,44 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
             .map(|(at, key)| valid_key(at, key))
             .collect::<Result<_, _>>()?,
         mode,
-        refresh_interval: interval(
+        refresh_interval: units::interval(
             "spec.checkpoint.refreshInterval",
             &checkpoint.refresh_interval,
-            Duration::from_secs(1)..=Duration::from_secs(24 * 3600),
+            1..=24 * 3600,
         )?,
-        cache: valid_cache(cache)?,
+        cache: cache::valid_cache(cache)?,
         sync,
         peering: peering.enabled,
         service,
+        tls,
+        rate_limit,
+        audit: audit.enabled,
+        log,
+        network_policy: serving::valid_network_policy(network_policy),
+        service_monitor: serving::valid_monitoring(monitoring)?,
+        disruption_budget: pod_disruption_budget.enabled,
+        delay_seconds: units::number(
+            "spec.updateStrategy.delaySeconds",
+            update_strategy.delay_seconds,
+            &(0..=3600),
+        )?,
         pods: Pods {
             resources,
             node_selector,
             tolerations,
             affinity,
+            topology_spread: topology_spread_constraints,
+            priority_class: priority_class_name,
             annotations: pod_annotations,
             labels: pod_labels,
+            security,
+            service_account: service_account_name,
+            grace_seconds: units::number(
+                "spec.terminationGracePeriodSeconds",
+                termination_grace_period_seconds,
+                &(MIN_GRACE_SECONDS..=3600),
+            )?,
+            env: pods::valid_env(egress_proxy, extra_env)?,
         },
     })
 }
@@ -280,45 +290,25 @@ fn check_name(name: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Invalid> {
-    let reserved = labels
-        .keys()
-        .find(|k| RESERVED_PREFIXES.iter().any(|p| k.starts_with(p)));
-    match reserved {
-        Some(key) => Err(invalid(
-            format!("{field}[{key}]"),
-            "is set by the operator; choose another key",
-        )),
-        None => Ok(()),
+fn check_sync(sync: &SyncSpec) -> Result<(), Invalid> {
+    if sync.enabled {
+        schedule::check(&sync.schedule).map_err(|why| invalid("spec.sync.schedule", why))?;
+        schedule::check_zone(&sync.time_zone).map_err(|why| invalid("spec.sync.timeZone", why))?;
     }
-}
-
-fn valid_upstream(upstream: &Upstream) -> Result<ValidUpstream, Invalid> {
-    let Upstream {
-        url,
-        timeout,
-        tile_base_url,
-    } = upstream;
-    let parse = |field: &str, text: &str| {
-        Url::parse(text)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .filter(|url| url.username().is_empty() && url.password().is_none())
-            .filter(|url| url.query().is_none() && url.fragment().is_none())
-            .ok_or_else(|| invalid(field, URL_RULE))
-    };
-    Ok(ValidUpstream {
-        url: parse("spec.upstreams[0].url", url)?,
-        tile_base_url: match tile_base_url.as_str() {
-            "" => None,
-            text => Some(parse("spec.upstreams[0].tileBaseURL", text)?),
-        },
-        timeout: interval(
-            "spec.upstreams[0].timeout",
-            timeout,
-            Duration::from_secs(1)..=Duration::from_secs(600),
-        )?,
-    })
+    units::number("spec.sync.depth", sync.depth, &(1..=1_000_000_000))?;
+    let day = 86_400;
+    let starting = sync.starting_deadline_seconds;
+    units::number("spec.sync.startingDeadlineSeconds", starting, &(200..=day))?;
+    let active = sync.active_deadline_seconds;
+    units::number("spec.sync.activeDeadlineSeconds", active, &(60..=day))?;
+    for (field, limit) in [
+        ("successful", sync.successful_jobs_history_limit),
+        ("failed", sync.failed_jobs_history_limit),
+    ] {
+        let field = format!("spec.sync.{field}JobsHistoryLimit");
+        units::number(&field, limit, &(0..=10))?;
+    }
+    Ok(())
 }
 
 fn valid_key(at: usize, key: PublicKey) -> Result<ValidKey, Invalid> {
@@ -362,102 +352,6 @@ fn check_key(text: &str) -> Result<(), String> {
         return Err(RULE.to_owned());
     }
     Ok(())
-}
-
-fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
-    let Cache {
-        size: size_text,
-        memory,
-        storage_class_name,
-        access_modes,
-        checkpoint_ttl,
-        retention,
-    } = cache;
-    let size = size_in(
-        "spec.cache.size",
-        &size_text,
-        Size(64 << 20)..=Size(u64::MAX),
-    )?;
-    let memory = size_in("spec.cache.memory", &memory, Size(1 << 20)..=Size(64 << 30))?;
-    let ttl = interval(
-        "spec.cache.checkpointTTL",
-        &checkpoint_ttl,
-        Duration::from_secs(60)..=Duration::from_secs(168 * 3600),
-    )?;
-    if !ttl.0.as_secs().is_multiple_of(60) {
-        return Err(invalid(
-            "spec.cache.checkpointTTL",
-            "must be whole minutes, such as 5m",
-        ));
-    }
-    let invalid_modes = |message| Err(invalid("spec.cache.accessModes", message));
-    if access_modes.is_empty() {
-        return invalid_modes("must hold at least one, ReadWriteOnce");
-    }
-    if access_modes.contains(&AccessMode::ReadWriteOncePod) && access_modes.len() > 1 {
-        return invalid_modes(ALONE_RULE);
-    }
-    if !storage_class_name.is_empty() && !is_subdomain(&storage_class_name) {
-        return Err(invalid("spec.cache.storageClassName", CLASS_RULE));
-    }
-    Ok(ValidCache {
-        size,
-        size_text,
-        memory_mb: memory.0 >> 20,
-        storage_class: (!storage_class_name.is_empty()).then_some(storage_class_name),
-        access_modes,
-        checkpoint_ttl_minutes: ttl.0.as_secs() / 60,
-        retention,
-    })
-}
-
-/// Whether `name` can name an object: DNS labels of a-z, 0-9 and '-', joined by dots.
-fn is_subdomain(name: &str) -> bool {
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        })
-}
-
-fn interval(
-    field: &str,
-    text: &str,
-    range: std::ops::RangeInclusive<Duration>,
-) -> Result<Interval, Invalid> {
-    let interval: Interval = text.parse().map_err(|why| invalid(field, why))?;
-    if range.contains(&interval.0) {
-        return Ok(interval);
-    }
-    let (from, to) = (Interval(*range.start()), Interval(*range.end()));
-    Err(invalid(
-        field,
-        format!("is {text}; must be between {from} and {to}"),
-    ))
-}
-
-fn size_in(
-    field: &str,
-    text: &str,
-    range: std::ops::RangeInclusive<Size>,
-) -> Result<Size, Invalid> {
-    let size: Size = text.parse().map_err(|why| invalid(field, why))?;
-    if range.contains(&size) {
-        return Ok(size);
-    }
-    let most = if range.end().0 == u64::MAX {
-        String::new()
-    } else {
-        format!(" and at most {}", range.end())
-    };
-    Err(invalid(
-        field,
-        format!("is {text}; must be at least {}{most}", range.start()),
-    ))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::CronJob,
     core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -24,7 +25,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
 
-use super::{Context, error_policy, names::MANAGER, reconcile};
+use super::{
+    Context, build::ServiceMonitor, error_policy, names::MANAGER, observe::is_unknown_kind,
+    reconcile,
+};
 use crate::crd::TileProxy;
 
 /// Reconciles under way at once: enough that one slow API call holds nobody up, few enough to be
@@ -93,9 +97,11 @@ fn start(
         .owns_stream(children::<ConfigMap>(client, namespace))
         .owns_stream(children::<CronJob>(client, namespace))
         .owns_stream(children::<Deployment>(client, namespace))
+        .owns_stream(children::<NetworkPolicy>(client, namespace))
         .owns_stream(children::<PodDisruptionBudget>(client, namespace))
         .owns_stream(children::<Service>(client, namespace))
         .owns_stream(children::<ServiceAccount>(client, namespace))
+        .owns_stream(children_if_known::<ServiceMonitor>(client, namespace))
         .watches_stream(
             children::<PersistentVolumeClaim>(client, namespace),
             by_label,
@@ -142,6 +148,29 @@ where
     watcher(api::<K>(client, namespace), ours)
         .default_backoff()
         .touched_objects()
+}
+
+/// As [`children`], of a kind that the cluster may not know. It is looked for again with the pauses of
+/// any other watch, and nothing is said meanwhile.
+fn children_if_known<K>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
+{
+    children(client, namespace).filter(|change| {
+        let unknown = matches!(
+            change,
+            Err(watcher::Error::InitialListFailed(error)) if is_unknown_kind(error)
+        );
+        future::ready(!unknown)
+    })
 }
 
 /// No pause in addition to that of each watch.

@@ -80,6 +80,10 @@ pub struct ClientService {
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
 
+    /// Which replicas a client is led to if there are several. Left out: any of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_distribution: Option<TrafficDistribution>,
+
     /// Annotations of the Service, such as those a load balancer reads.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
@@ -89,6 +93,25 @@ pub struct ClientService {
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
+}
+
+/// Which replicas a client is led to, as long as there is one.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum TrafficDistribution {
+    /// Those of its node.
+    PreferSameNode,
+    /// Those of its zone.
+    PreferSameZone,
+}
+
+impl TrafficDistribution {
+    /// The name Kubernetes knows it by.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PreferSameNode => "PreferSameNode",
+            Self::PreferSameZone => "PreferSameZone",
+        }
+    }
 }
 
 /// How a Service is reached.

@@ -133,6 +133,89 @@ fn each_rule_refuses_with_a_message_that_helps() {
             None,
         ),
         (
+            "/spec/publicKeys",
+            json!([]),
+            Some("publicKeys must hold at least one key"),
+        ),
+        (
+            "/spec/dangerAcceptUnsigned",
+            json!(true),
+            Some("never beside a key"),
+        ),
+        (
+            "/spec/upstreams",
+            json!([
+                {"url": "https://rome.example.net/", "name": "rome"},
+                {"url": "https://mirror.example.net/", "name": "rome"},
+            ]),
+            Some("two upstreams have the same name"),
+        ),
+        (
+            "/spec/upstreams",
+            json!([
+                {"url": "https://rome.example.net/"},
+                {"url": "https://mirror.example.net/"},
+                {"url": "https://oslo.example.net/", "name": "oslo"},
+            ]),
+            None,
+        ),
+        (
+            "/spec/upstreams/0",
+            json!({"url": "http://rome.example.net/", "caConfigMapKeyRef": {"name": "c", "key": "k"}}),
+            Some("url must start with https://"),
+        ),
+        (
+            "/spec/upstreams/0",
+            json!({"url": "https://rome.example.net/", "caConfigMapKeyRef": {"name": "c", "key": "k"}}),
+            None,
+        ),
+        (
+            "/spec/tls",
+            json!({"secretRef": {"name": "rome-tls"}, "requireClientCert": true}),
+            Some("requireClientCert needs clientCASecretRef"),
+        ),
+        (
+            "/spec/tls",
+            json!({"secretRef": {"name": "rome-tls"}}),
+            None,
+        ),
+        (
+            "/spec/rateLimit",
+            json!({"burst": 1}),
+            Some("have no effect without perIPPerSecond"),
+        ),
+        (
+            "/spec/rateLimit",
+            json!({"trustedProxies": ["10.0.0.0/8"]}),
+            Some("have no effect without perIPPerSecond"),
+        ),
+        (
+            "/spec/rateLimit",
+            json!({"perIPPerSecond": 1, "burst": 1}),
+            None,
+        ),
+        (
+            "/spec/proxy/httpsProxy",
+            json!("http://user@proxy.example.net"),
+            Some("without user and path"),
+        ),
+        ("/spec/proxy/httpsProxy", json!("http://[::1]:3128"), None),
+        (
+            "/spec/monitoring/serviceMonitor/interval",
+            json!("4s"),
+            Some("a duration between 5s and 1h"),
+        ),
+        (
+            "/spec/monitoring/serviceMonitor/interval",
+            json!("5s"),
+            None,
+        ),
+        (
+            "/spec/monitoring/serviceMonitor/interval",
+            json!("1h"),
+            None,
+        ),
+        (
             "/spec/checkpoint/refreshInterval",
             json!("900ms"),
             Some("a duration between 1s and 24h"),

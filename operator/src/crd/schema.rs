@@ -100,7 +100,16 @@ mod tests {
     }
 
     /// Kubernetes' own types are not ours to describe or bound.
-    const FOREIGN: [&str; 3] = ["spec.affinity", "spec.resources", "spec.tolerations"];
+    const FOREIGN: [&str; 8] = [
+        "spec.affinity",
+        "spec.extraEnv",
+        "spec.networkPolicy.allowAdminFrom",
+        "spec.networkPolicy.allowFrom",
+        "spec.podSecurityContext.seLinuxOptions",
+        "spec.resources",
+        "spec.tolerations",
+        "spec.topologySpreadConstraints",
+    ];
 
     fn walk(path: &str, schema: &Value) {
         if schema["type"] == "array" {

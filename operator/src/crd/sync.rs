@@ -42,6 +42,28 @@ pub struct SyncSpec {
     /// Keeps the CronJob, but starts no Job. Defaults to false.
     #[serde(default)]
     pub suspend: bool,
+
+    /// How late a sync may start, in seconds, 200 to 86400. One that is later waits for its next time.
+    /// Defaults to 300.
+    #[serde(default = "defaults::starting_deadline_seconds")]
+    #[schemars(range(min = 200, max = 86_400))]
+    pub starting_deadline_seconds: i64,
+
+    /// How long a sync may take, in seconds, 60 to 86400. Defaults to 3000, so that an hourly one ends
+    /// before the next.
+    #[serde(default = "defaults::active_deadline_seconds")]
+    #[schemars(range(min = 60, max = 86_400))]
+    pub active_deadline_seconds: i64,
+
+    /// How many Jobs that succeeded are kept, for a day at most, 0 to 10. Defaults to 1.
+    #[serde(default = "defaults::successful_jobs_history_limit")]
+    #[schemars(range(min = 0, max = 10))]
+    pub successful_jobs_history_limit: i32,
+
+    /// How many Jobs that failed are kept, for a day at most, 0 to 10. Defaults to 3.
+    #[serde(default = "defaults::failed_jobs_history_limit")]
+    #[schemars(range(min = 0, max = 10))]
+    pub failed_jobs_history_limit: i32,
 }
 
 // A derived `Default` would put empty strings into the CRD, not the defaults of the fields.
@@ -53,6 +75,10 @@ impl Default for SyncSpec {
             time_zone: defaults::time_zone(),
             depth: defaults::depth(),
             suspend: false,
+            starting_deadline_seconds: defaults::starting_deadline_seconds(),
+            active_deadline_seconds: defaults::active_deadline_seconds(),
+            successful_jobs_history_limit: defaults::successful_jobs_history_limit(),
+            failed_jobs_history_limit: defaults::failed_jobs_history_limit(),
         }
     }
 }
@@ -72,5 +98,22 @@ mod defaults {
 
     pub(super) fn depth() -> i64 {
         10_000
+    }
+
+    // Well above 100: a controller that missed more starts than that gives up counting them.
+    pub(super) fn starting_deadline_seconds() -> i64 {
+        300
+    }
+
+    pub(super) fn active_deadline_seconds() -> i64 {
+        3_000
+    }
+
+    pub(super) fn successful_jobs_history_limit() -> i32 {
+        1
+    }
+
+    pub(super) fn failed_jobs_history_limit() -> i32 {
+        3
     }
 }

@@ -73,6 +73,8 @@ const RIGHTS: &str = "\
 apps/deployments: get list watch create patch delete
 batch/cronjobs: get list watch create patch delete
 events.k8s.io/events: create patch
+monitoring.coreos.com/servicemonitors: get list watch create patch delete
+networking.k8s.io/networkpolicies: get list watch create patch delete
 policy/poddisruptionbudgets: get list watch create patch delete
 tiles.stella-ops.org/tileproxies/finalizers: update
 tiles.stella-ops.org/tileproxies/status: patch

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Debug};
 use k8s_openapi::{NamespaceResourceScope, api::apps::v1::Deployment};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Preconditions},
+    api::{DeleteParams, ListParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::info;
@@ -15,7 +15,7 @@ use crate::{
     admin::Metrics,
     controller::{
         build::{self, Resources},
-        observe::{Existing, find, is_controlled_by},
+        observe::{Existing, find, is_controlled_by, is_unknown_kind},
         rollout::runs,
         validate::ValidProxy,
     },
@@ -30,6 +30,7 @@ pub(super) struct Writer<'a> {
     pub(super) unwritten: BTreeSet<String>, // names of children, of any kind, that were not written
     pub(super) conflicts: Vec<String>,
     pub(super) refused_growth: Vec<String>,
+    pub(super) unknown_kinds: Vec<String>,
     pub(super) failure: Option<ApplyError>, // the first refusal, or what ended the apply
 }
 
@@ -93,6 +94,33 @@ impl Writer<'_> {
             }
         }
         there
+    }
+
+    /// As [`children`](Self::children), for a kind that the cluster may not know: what cannot be
+    /// written for that reason is noted, and nothing else waits for it.
+    pub(super) async fn children_if_known<K: Child>(
+        &mut self,
+        desired: Vec<K>,
+        existing: &[K],
+    ) -> Vec<K> {
+        let mut known = Vec::with_capacity(desired.len());
+        for child in desired {
+            if self.has_stopped() || !existing.is_empty() || self.is_known::<K>().await {
+                known.push(child);
+            } else {
+                let kind = K::kind(&()).into_owned();
+                self.unknown_kinds.push(kind);
+            }
+        }
+        self.children(known, existing).await
+    }
+
+    /// Whether the API server has a list of this kind. What else may go wrong is told by the call that
+    /// then fails.
+    async fn is_known<K: Child>(&self) -> bool {
+        let one = ListParams::default().limit(1);
+        let answer = self.api::<K>().list_metadata(&one).await;
+        !answer.is_err_and(|error| is_unknown_kind(&error))
     }
 
     /// The object with the name of `desired`, whoever it belongs to.

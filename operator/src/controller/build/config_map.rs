@@ -6,12 +6,15 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use tile_proxy::config::{self, Config, Interval, Size, Source};
 
 use super::{
-    child_meta, digest,
+    child_meta,
+    deployment::STOP_OVERHEAD_SECONDS,
+    digest,
     peers::{PEERS_FILE, PEERS_PATH},
+    reference::File,
 };
 use crate::{
-    controller::validate::{ValidCache, ValidKey, ValidProxy, ValidUpstream},
-    crd::Mode,
+    controller::validate::{Pods, ValidCache, ValidKey, ValidProxy, ValidUpstream},
+    crd::{Log, LogFormat, Mode, RateLimit, Tls},
 };
 
 /// Where the volume of a replica is mounted.
@@ -22,9 +25,6 @@ pub(super) const CONFIG_PATH: &str = "/etc/tile-proxy/config";
 
 /// Where the Secret with the admin token is mounted.
 pub(super) const ADMIN_PATH: &str = "/etc/tile-proxy/admin";
-
-/// Where public keys from Secrets and ConfigMaps are mounted, each below its position in the list.
-pub(super) const KEYS_PATH: &str = "/etc/tile-proxy/keys";
 
 /// The file in [`ADMIN_PATH`], which is the key of the Secret.
 pub const TOKEN_FILE: &str = "token";
@@ -96,12 +96,7 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
         replicas: _,
         paused: _,
         image: _,
-        upstream:
-            ValidUpstream {
-                url,
-                tile_base_url,
-                timeout,
-            },
+        upstreams,
         origin,
         keys,
         mode,
@@ -119,23 +114,46 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
         sync: _, // the CronJob's, not the proxy's
         peering,
         service: _,
-        pods: _,
+        tls,
+        rate_limit:
+            RateLimit {
+                per_ip_per_second,
+                burst,
+                trusted_proxies,
+            },
+        audit,
+        log: Log { level, format },
+        network_policy: _,
+        service_monitor: _,
+        disruption_budget: _,
+        delay_seconds: _,
+        pods:
+            Pods {
+                resources: _,
+                node_selector: _,
+                tolerations: _,
+                affinity: _,
+                topology_spread: _,
+                priority_class: _,
+                annotations: _,
+                labels: _,
+                security: _,
+                service_account: _,
+                grace_seconds,
+                env: _, // among it the forward proxy, which the proxy takes from there
+            },
     } = proxy;
 
     let mut config = Config::default();
     config.admin_listen = Some(config::Listen(([0_u16; 8], 8081).into()));
-    config.upstreams = vec![config::Upstream {
-        url: Some(url.clone()),
-        tile_base_url: tile_base_url.clone(),
-        timeout: (*timeout != DEFAULT_TIMEOUT).then_some(*timeout),
-        ..config::Upstream::default()
-    }];
+    config.upstreams = upstreams.iter().enumerate().map(upstream).collect();
     config.origin.clone_from(origin);
     config.public_keys = keys
         .iter()
         .enumerate()
         .map(|(at, key)| key_source(at, key))
         .collect();
+    config.danger_accept_unsigned = keys.is_empty();
     config.mode = match mode {
         Mode::Offline => config::Mode::Offline,
         Mode::Online => config::Mode::Online,
@@ -146,6 +164,25 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
     config.cache.checkpoint_ttl_minutes = *checkpoint_ttl_minutes;
     config.checkpoint.refresh_interval = *refresh_interval;
     config.sync.enabled = false;
+    if let Some(tls) = tls {
+        config.tls = self::tls(tls);
+    }
+    config.rate_limit.per_ip_per_second = *per_ip_per_second;
+    config.rate_limit.burst = *burst;
+    config
+        .rate_limit
+        .trusted_proxies
+        .clone_from(trusted_proxies);
+    if *audit {
+        config.audit.path = "-".to_owned(); // standard output, which outlives the pod
+    }
+    config.log.level.clone_from(level);
+    config.log.format = match format {
+        LogFormat::Json => config::TracingFormat::Auto, // a pod has no terminal
+        LogFormat::Text => config::TracingFormat::Text,
+    };
+    let drain = u64::try_from(grace_seconds - STOP_OVERHEAD_SECONDS).unwrap_or_default();
+    config.shutdown.drain = Interval::seconds(drain);
     let token = Source::File(format!("{ADMIN_PATH}/{TOKEN_FILE}").into());
     if *peering {
         config.peers.file = format!("{PEERS_PATH}/{PEERS_FILE}");
@@ -169,11 +206,47 @@ fn budget(size: Size) -> Size {
 fn key_source(at: usize, key: &ValidKey) -> Source {
     match key {
         ValidKey::Inline(key) => Source::Inline(key.clone()),
-        ValidKey::ConfigMap(_) | ValidKey::Secret(_) => {
-            Source::File(format!("{KEYS_PATH}/{at}/{KEY_FILE}").into())
-        }
+        ValidKey::ConfigMap(_) | ValidKey::Secret(_) => File::key(at).source(),
     }
 }
 
-/// The file of one mounted key, whatever its entry is called.
-pub(super) const KEY_FILE: &str = "key";
+fn upstream((at, upstream): (usize, &ValidUpstream)) -> config::Upstream {
+    let ValidUpstream {
+        name,
+        url,
+        tile_base_url,
+        priority,
+        timeout,
+        ca,
+        authorization,
+    } = upstream;
+    config::Upstream {
+        name: name.clone(),
+        url: Some(url.clone()),
+        tile_base_url: tile_base_url.clone(),
+        priority: *priority,
+        timeout: (*timeout != DEFAULT_TIMEOUT).then_some(*timeout),
+        ca: ca.as_ref().map(|_| File::ca(at).source()),
+        authorization: authorization
+            .as_ref()
+            .map(|_| File::authorization(at).source()),
+        ..config::Upstream::default()
+    }
+}
+
+fn tls(tls: &Tls) -> config::Tls {
+    let Tls {
+        secret_ref: _,
+        client_ca_secret_ref,
+        require_client_cert,
+    } = tls;
+    config::Tls {
+        cert: Some(File::certificate().source()),
+        key: Some(File::private_key().source()),
+        client_ca: client_ca_secret_ref
+            .as_ref()
+            .map(|_| File::client_ca().source()),
+        require_client_cert: *require_client_cert,
+        ..config::Tls::default()
+    }
+}

@@ -19,13 +19,6 @@ use super::{
 };
 use crate::controller::{names::Component, validate::ValidProxy};
 
-/// How late a sync may start, in seconds. Well above 100: a controller that missed more starts than
-/// that gives up counting them.
-const STARTING_DEADLINE_SECONDS: i64 = 300;
-
-/// How long a sync may take, in seconds: 50 minutes, so that an hourly one ends before the next.
-const ACTIVE_DEADLINE_SECONDS: i64 = 3_000;
-
 /// How long a finished Job is kept, in seconds: a day, to read its log.
 const TTL_SECONDS: i32 = 86_400;
 
@@ -36,14 +29,14 @@ pub(super) fn sync(proxy: &ValidProxy) -> CronJob {
         metadata: child_meta(proxy, proxy.names.sync()),
         spec: CronJobSpec {
             concurrency_policy: Some("Forbid".to_owned()),
-            failed_jobs_history_limit: Some(3),
+            failed_jobs_history_limit: Some(proxy.sync.failed_jobs_history_limit),
             job_template: JobTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(labels.clone()),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(JobSpec {
-                    active_deadline_seconds: Some(ACTIVE_DEADLINE_SECONDS),
+                    active_deadline_seconds: Some(proxy.sync.active_deadline_seconds),
                     backoff_limit: Some(2),
                     template: PodTemplateSpec {
                         metadata: Some(ObjectMeta {
@@ -58,8 +51,8 @@ pub(super) fn sync(proxy: &ValidProxy) -> CronJob {
                 }),
             },
             schedule: proxy.sync.schedule.clone(),
-            starting_deadline_seconds: Some(STARTING_DEADLINE_SECONDS),
-            successful_jobs_history_limit: Some(1),
+            starting_deadline_seconds: Some(proxy.sync.starting_deadline_seconds),
+            successful_jobs_history_limit: Some(proxy.sync.successful_jobs_history_limit),
             suspend: Some(proxy.sync.suspend || proxy.replicas == 0),
             time_zone: Some(proxy.sync.time_zone.clone()),
         },

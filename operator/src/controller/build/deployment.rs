@@ -10,10 +10,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
         core::v1::{
-            Affinity, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath,
-            Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
-            PodAntiAffinity, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-            SecretVolumeSource, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
+            Affinity, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, Lifecycle,
+            LifecycleHandler, PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity,
+            PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SleepAction,
+            TopologySpreadConstraint, Volume, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -25,21 +25,22 @@ use k8s_openapi::{
 
 use super::{
     ADMIN_PORT, CLIENT_PORT, child_meta,
-    config_map::{self, CACHE_PATH, CONFIG_PATH, KEY_FILE, KEYS_PATH},
+    config_map::{self, CACHE_PATH, CONFIG_PATH},
     digest, peers, pod,
+    reference::references,
 };
 use crate::controller::{
     names::{CONFIG_ANNOTATION, Component, ORDINAL_LABEL, TEMPLATE_ANNOTATION},
-    validate::{ValidKey, ValidProxy},
+    validate::ValidProxy,
 };
 
 /// How long a stopped pod still serves, in seconds: endpoints are removed some seconds after the
 /// stop, and clients keep coming until then.
 const PRE_STOP_SECONDS: i64 = 5;
 
-/// How long a pod may take to stop, in seconds: the pause above, 20 s for requests under way, and
-/// 10 s to flush.
-const GRACE_SECONDS: i64 = PRE_STOP_SECONDS + 20 + 10;
+/// What of the time to stop is not for requests under way, in seconds: the pause above, and 10 s to
+/// flush.
+pub(super) const STOP_OVERHEAD_SECONDS: i64 = PRE_STOP_SECONDS + 10;
 
 /// How long a replica may take to become ready before its rollout counts as stalled, in seconds:
 /// 120 s in which the previous pod may hold the cache, 180 s of start-up probes, 120 s to pull.
@@ -67,7 +68,8 @@ pub(super) fn replica(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> 
     Deployment {
         metadata,
         spec: DeploymentSpec {
-            progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS),
+            min_ready_seconds: (proxy.delay_seconds > 0).then_some(proxy.delay_seconds),
+            progress_deadline_seconds: Some(PROGRESS_DEADLINE_SECONDS + proxy.delay_seconds),
             replicas: Some(1),
             revision_history_limit: Some(2),
             selector: LabelSelector {
@@ -115,12 +117,14 @@ fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
         volumes.push(volume);
         mounts.push(mount);
     }
-    for (at, key) in proxy.keys.iter().enumerate() {
-        if let Some((volume, mount)) = key_volume(at, key) {
-            volumes.push(volume);
-            mounts.push(mount);
-        }
+    for reference in references(proxy) {
+        let (volume, mount) = reference.mounted();
+        volumes.push(volume);
+        mounts.push(mount);
     }
+    let mut env: Vec<_> = peers::own_name(proxy, ordinal).into_iter().collect();
+    env.extend(proxy.pods.env.iter().cloned());
+    let spread = topology_spread(proxy);
     PodSpec {
         affinity: Some(proxy.pods.affinity.clone().unwrap_or_else(|| apart(proxy))),
         containers: vec![Container {
@@ -133,7 +137,7 @@ fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
                 "--config".to_owned(),
                 config_map::file_path(configuration),
             ]),
-            env: peers::own_name(proxy, ordinal).map(|name| vec![name]),
+            env: (!env.is_empty()).then_some(env),
             lifecycle: Some(Lifecycle {
                 pre_stop: Some(LifecycleHandler {
                     sleep: Some(SleepAction {
@@ -159,45 +163,11 @@ fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
             volume_mounts: Some(mounts),
             ..Container::default()
         }],
-        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        termination_grace_period_seconds: Some(proxy.pods.grace_seconds),
+        topology_spread_constraints: (!spread.is_empty()).then_some(spread),
         volumes: Some(volumes),
         ..pod::restricted(proxy)
     }
-}
-
-/// A key by reference is mounted as a directory, so that the file follows the object.
-fn key_volume(at: usize, key: &ValidKey) -> Option<(Volume, VolumeMount)> {
-    let name = format!("key-{at}");
-    let items = |key: &str| {
-        Some(vec![KeyToPath {
-            key: key.to_owned(),
-            path: KEY_FILE.to_owned(),
-            ..KeyToPath::default()
-        }])
-    };
-    let mut volume = Volume {
-        name: name.clone(),
-        ..Volume::default()
-    };
-    match key {
-        ValidKey::Inline(_) => return None,
-        ValidKey::ConfigMap(reference) => {
-            volume.config_map = Some(ConfigMapVolumeSource {
-                name: reference.name.clone(),
-                items: items(&reference.key),
-                ..ConfigMapVolumeSource::default()
-            });
-        }
-        ValidKey::Secret(reference) => {
-            volume.secret = Some(SecretVolumeSource {
-                secret_name: Some(reference.name.clone()),
-                items: items(&reference.key),
-                ..SecretVolumeSource::default()
-            });
-        }
-    }
-    let mount = pod::mount(&name, &format!("{KEYS_PATH}/{at}"), true);
-    Some((volume, mount))
 }
 
 /// Replicas would rather not share a node: one lost node then costs one replica.
@@ -221,6 +191,20 @@ fn apart(proxy: &ValidProxy) -> Affinity {
         }),
         ..Affinity::default()
     }
+}
+
+/// The constraints of the spec. One without a selector would count no pod, so it counts replicas.
+fn topology_spread(proxy: &ValidProxy) -> Vec<TopologySpreadConstraint> {
+    let mut constraints = proxy.pods.topology_spread.clone();
+    for constraint in &mut constraints {
+        constraint
+            .label_selector
+            .get_or_insert_with(|| LabelSelector {
+                match_labels: Some(proxy.names.component(Component::Replica)),
+                match_expressions: None,
+            });
+    }
+    constraints
 }
 
 /// What a replica asks for when the spec does not say: the memory it may fill, and 128 MiB for

@@ -8,13 +8,13 @@ use k8s_openapi::{
 use super::child_meta;
 use crate::controller::{names::Component, validate::ValidProxy};
 
-/// The budget of all replicas; none for a single one, which could never be drained.
+/// The budget of all replicas, unless the spec wants none; none for a single one, which could never be drained.
 ///
 /// The number is an integer and a minimum: a percentage and `maxUnavailable` count the scale of the
 /// Deployments whose pods exist at that moment, so a replica that is just being replaced would drop
 /// out of the sum and let a second one be evicted.
 pub(super) fn replicas(proxy: &ValidProxy) -> Option<PodDisruptionBudget> {
-    (proxy.replicas > 1).then(|| PodDisruptionBudget {
+    (proxy.disruption_budget && proxy.replicas > 1).then(|| PodDisruptionBudget {
         metadata: child_meta(proxy, proxy.names.disruption_budget()),
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(i32::from(proxy.replicas) - 1)),

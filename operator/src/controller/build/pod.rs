@@ -9,10 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::config_map::{ADMIN_PATH, TOKEN_FILE};
-use crate::controller::validate::ValidProxy;
-
-/// User and group of the proxy, as in its image.
-const USER: i64 = 65_532;
+use crate::{controller::validate::ValidProxy, crd::PodSecurity};
 
 /// Name of the volume with the admin token.
 const ADMIN_VOLUME: &str = "admin";
@@ -25,6 +22,13 @@ pub(super) fn restricted(proxy: &ValidProxy) -> PodSpec {
         .iter()
         .map(|name| LocalObjectReference { name: name.clone() })
         .collect();
+    let PodSecurity {
+        run_as_user,
+        run_as_group,
+        fs_group,
+        supplemental_groups,
+        se_linux_options,
+    } = proxy.pods.security.clone();
     PodSpec {
         automount_service_account_token: Some(false),
         // The variables of every Service in the namespace would only be noise.
@@ -32,19 +36,26 @@ pub(super) fn restricted(proxy: &ValidProxy) -> PodSpec {
         image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
         node_selector: super::non_empty(proxy.pods.node_selector.clone()),
         security_context: Some(PodSecurityContext {
-            fs_group: Some(USER),
+            fs_group,
             // The volume can hold a million files; walking them at every start would take minutes.
             fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            run_as_group: Some(USER),
+            run_as_group,
             run_as_non_root: Some(true),
-            run_as_user: Some(USER),
+            run_as_user,
+            se_linux_options,
+            supplemental_groups: (!supplemental_groups.is_empty()).then_some(supplemental_groups),
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 localhost_profile: None,
             }),
             ..PodSecurityContext::default()
         }),
-        service_account_name: Some(proxy.names.service_account()),
+        priority_class_name: (!proxy.pods.priority_class.is_empty())
+            .then(|| proxy.pods.priority_class.clone()),
+        service_account_name: Some(match proxy.pods.service_account.as_str() {
+            "" => proxy.names.service_account(),
+            theirs => theirs.to_owned(),
+        }),
         tolerations: (!proxy.pods.tolerations.is_empty()).then(|| proxy.pods.tolerations.clone()),
         ..PodSpec::default()
     }

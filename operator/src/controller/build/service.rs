@@ -22,7 +22,11 @@ pub(super) fn clients(proxy: &ValidProxy) -> Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(proxy.service.type_.as_str().to_owned()),
-            ports: Some(vec![port("http", CLIENT_PORT)]),
+            ports: Some(vec![client_port(proxy)]),
+            traffic_distribution: proxy
+                .service
+                .traffic_distribution
+                .map(|preferred| preferred.as_str().to_owned()),
             selector: Some(proxy.names.component(Component::Replica)),
             ..ServiceSpec::default()
         }),
@@ -42,12 +46,22 @@ pub(super) fn replica(proxy: &ValidProxy, ordinal: u16) -> Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".to_owned()),
-            ports: Some(vec![port("http", CLIENT_PORT), port("admin", ADMIN_PORT)]),
+            ports: Some(vec![client_port(proxy), port("admin", ADMIN_PORT)]),
             publish_not_ready_addresses: Some(true),
             selector: Some(proxy.names.ordinal(ordinal)),
             ..ServiceSpec::default()
         }),
         status: None,
+    }
+}
+
+/// The port of clients. Its name tells meshes and load balancers what is spoken there; that of the
+/// pods' port stays, so that endpoints of replicas from before a change are not lost.
+fn client_port(proxy: &ValidProxy) -> ServicePort {
+    let name = if proxy.tls.is_some() { "https" } else { "http" };
+    ServicePort {
+        name: Some(name.to_owned()),
+        ..port("http", CLIENT_PORT)
     }
 }
 

@@ -5,7 +5,7 @@ use tile_proxy::config::{Config, Size, Source};
 use super::*;
 use crate::{
     controller::{fixture::valid, names::TEMPLATE_ANNOTATION},
-    crd::{KeyRef, PublicKey},
+    crd::{KeyRef, PodSecurity, PublicKey, SecretRef, Tls},
 };
 
 fn pods(resources: &Resources<Prepared>) -> Vec<PodSpec> {
@@ -183,6 +183,162 @@ fn a_key_by_reference_is_mounted_and_never_copied() {
         .expect("a mount");
     assert_eq!(mount.mount_path, "/etc/tile-proxy/keys/0");
     assert_eq!(mount.sub_path, None, "a sub-path would never be updated");
+}
+
+#[test]
+fn what_an_upstream_and_tls_need_is_mounted_and_never_copied() {
+    let reference = |name: &str| {
+        Some(KeyRef {
+            name: name.to_owned(),
+            key: "entry".to_owned(),
+        })
+    };
+    let proxy = valid(|proxy| {
+        let mut mirror = proxy.spec.upstreams[0].clone();
+        mirror.url = "https://mirror.example.net/".to_owned();
+        mirror.priority = 3;
+        mirror.ca_config_map_key_ref = reference("mirror-ca");
+        mirror.auth_secret_ref = reference("mirror-access");
+        proxy.spec.upstreams.push(mirror);
+        proxy.spec.tls = Some(Tls {
+            secret_ref: SecretRef {
+                name: "rome-tls".to_owned(),
+            },
+            client_ca_secret_ref: reference("verifiers"),
+            require_client_cert: true,
+        });
+    });
+    let config = config_map::config(&proxy);
+    let file = |path: &str| Some(Source::File(path.into()));
+    let mirror = &config.upstreams[1];
+    assert_eq!(mirror.priority, 3);
+    assert_eq!(mirror.ca, file("/etc/tile-proxy/upstreams/1/ca/ca.pem"));
+    assert_eq!(
+        mirror.authorization,
+        file("/etc/tile-proxy/upstreams/1/authorization/value")
+    );
+    assert_eq!(config.tls.cert, file("/etc/tile-proxy/tls/tls.crt"));
+    assert_eq!(config.tls.key, file("/etc/tile-proxy/tls/tls.key"));
+    assert_eq!(
+        config.tls.client_ca,
+        file("/etc/tile-proxy/client-ca/ca.pem")
+    );
+    assert!(!config.tls.admin, "probes and syncs stay plain");
+
+    // Each of these files is there: its directory is mounted, and the entry is given that name.
+    let pod = &pods(&build(&proxy))[0];
+    let mounts = pod.containers[0]
+        .volume_mounts
+        .as_deref()
+        .unwrap_or_default();
+    let volumes = pod.volumes.as_deref().unwrap_or_default();
+    for (directory, object, entries) in [
+        ("upstreams/1/ca", "mirror-ca", vec![("entry", "ca.pem")]),
+        (
+            "upstreams/1/authorization",
+            "mirror-access",
+            vec![("entry", "value")],
+        ),
+        (
+            "tls",
+            "rome-tls",
+            vec![("tls.crt", "tls.crt"), ("tls.key", "tls.key")],
+        ),
+        ("client-ca", "verifiers", vec![("entry", "ca.pem")]),
+    ] {
+        let path = format!("/etc/tile-proxy/{directory}");
+        let mount = mounts
+            .iter()
+            .find(|mount| mount.mount_path == path)
+            .expect(directory);
+        let volume = volumes
+            .iter()
+            .find(|volume| volume.name == mount.name)
+            .expect(directory);
+        let (name, items) = match (&volume.secret, &volume.config_map) {
+            (Some(secret), None) => (secret.secret_name.clone(), secret.items.clone()),
+            (None, Some(map)) => (Some(map.name.clone()), map.items.clone()),
+            other => panic!("{directory}: {other:?}"),
+        };
+        assert_eq!(name.as_deref(), Some(object), "{directory}");
+        let items = items.unwrap_or_default();
+        let have: Vec<_> = items
+            .iter()
+            .map(|i| (i.key.as_str(), i.path.as_str()))
+            .collect();
+        assert_eq!(have, entries, "{directory}");
+    }
+    let url = proxy.client_url();
+    assert_eq!(url, "https://rome2026h1.verifiers.svc:8080");
+}
+
+#[test]
+fn a_policy_lets_clients_to_their_port_and_our_own_pods_to_the_other() {
+    let policy = |change: fn(&mut crate::crd::NetworkPolicySpec)| {
+        let proxy = valid(|proxy| {
+            proxy.spec.network_policy.enabled = true;
+            change(&mut proxy.spec.network_policy);
+        });
+        let policy = build(&proxy).network_policies.remove(0);
+        policy
+            .spec
+            .and_then(|spec| spec.ingress)
+            .unwrap_or_default()
+    };
+    let open = policy(|_| {});
+    assert_eq!(open[0].from, None, "clients come from anywhere");
+    let from = open[1].from.clone().unwrap_or_default();
+    assert_eq!(from.len(), 1, "nobody but ourselves");
+    let selector = from[0].pod_selector.clone().and_then(|s| s.match_labels);
+    assert_eq!(selector, Some(valid(|_| {}).names.selector()));
+
+    let some = policy(|policy| policy.allow_admin_from = vec![Default::default()]);
+    assert_eq!(some[1].from.as_ref().map(Vec::len), Some(2));
+    assert!(build(&valid(|_| {})).network_policies.is_empty());
+}
+
+#[test]
+fn a_service_monitor_finds_the_admin_port_of_every_replica() {
+    let proxy = valid(|proxy| proxy.spec.monitoring.service_monitor.enabled = true);
+    let resources = build(&proxy);
+    let monitor = serde_json::to_value(&resources.service_monitors[0]).expect("a tree");
+    assert_eq!(monitor["apiVersion"], "monitoring.coreos.com/v1");
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    let wanted = monitor["spec"]["selector"]["matchLabels"]
+        .as_object()
+        .expect("labels");
+    let found = resources.services.iter().filter(|service| {
+        let labels = service.labels();
+        let spec = service.spec.as_ref().expect("a spec");
+        wanted
+            .iter()
+            .all(|(key, value)| labels.get(key).map(String::as_str) == value.as_str())
+            && labels.contains_key(crate::controller::names::ORDINAL_LABEL)
+            && spec.ports.iter().flatten().any(|port| {
+                port.name.as_deref() == endpoint["port"].as_str() && port.port == ADMIN_PORT
+            })
+    });
+    assert_eq!(found.count(), 2);
+}
+
+#[test]
+fn a_cluster_that_chooses_users_itself_is_asked_for_none() {
+    let proxy = valid(|proxy| proxy.spec.pod_security_context = Some(PodSecurity::default()));
+    for pod in pods(&build(&proxy)) {
+        let security = pod.security_context.expect("still restricted");
+        assert_eq!((security.run_as_user, security.fs_group), (None, None));
+        assert_eq!(security.run_as_non_root, Some(true));
+        assert!(security.seccomp_profile.is_some());
+    }
+}
+
+#[test]
+fn a_longer_time_to_stop_is_for_requests_under_way() {
+    let proxy = valid(|proxy| proxy.spec.termination_grace_period_seconds = 90);
+    let drain = config_map::config(&proxy).shutdown.drain;
+    assert_eq!(drain.0.as_secs(), 75);
+    let default = config_map::config(&valid(|_| {})).shutdown;
+    assert_eq!(default, Config::default().shutdown, "not rendered");
 }
 
 #[test]

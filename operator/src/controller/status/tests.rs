@@ -10,9 +10,12 @@ use k8s_openapi::{
 };
 
 use super::*;
-use crate::controller::{
-    build::{Resources, build},
-    fixture,
+use crate::{
+    controller::{
+        build::{Resources, build},
+        fixture,
+    },
+    crd::{SecretRef, Tls},
 };
 
 /// What comes out of a reconcile when everything is well, then changed.
@@ -23,7 +26,9 @@ fn outcome(valid: &ValidProxy, change: impl FnOnce(&mut Outcome)) -> Outcome {
         cron_jobs,
         deployments,
         disruption_budgets,
+        network_policies,
         service_accounts,
+        service_monitors,
         services,
         state: PhantomData,
     } = build(valid);
@@ -34,13 +39,17 @@ fn outcome(valid: &ValidProxy, change: impl FnOnce(&mut Outcome)) -> Outcome {
             cron_jobs,
             deployments,
             disruption_budgets,
+            network_policies,
             service_accounts,
+            service_monitors,
             services,
             state: PhantomData,
         },
         held: BTreeSet::new(),
         conflicts: Vec::new(),
         refused_growth: Vec::new(),
+        unknown_kinds: Vec::new(),
+        missing: Vec::new(),
         failure: None,
     };
     for deployment in &mut outcome.resources.deployments {
@@ -192,6 +201,55 @@ fn a_refused_child_degrades_and_leaves_the_rest_of_the_status_true() {
         ("False".into(), "Forbidden".into()),
         "clients have no way in"
     );
+}
+
+#[test]
+fn what_pods_wait_for_is_named() {
+    let valid = fixture::valid(|proxy| {
+        proxy.spec.tls = Some(Tls {
+            secret_ref: SecretRef {
+                name: "rome-tls".to_owned(),
+            },
+            client_ca_secret_ref: None,
+            require_client_cert: false,
+        });
+    });
+    let message = |type_: Type, missing: &[&str]| {
+        let outcome = outcome(&valid, |outcome| {
+            outcome.resources.deployments[0].status = None;
+            outcome.missing = missing.iter().map(|&text| text.to_owned()).collect();
+        });
+        let status = applied(&fixture::proxy(|_| {}), &valid, &outcome, at(100));
+        let mut conditions = status.conditions.into_iter();
+        let found = conditions.find(|condition| condition.type_ == type_.as_str());
+        found.map(|condition| (condition.reason, condition.message))
+    };
+    // Secrets cannot be looked at, so each is a candidate.
+    let (reason, text) = message(Type::Ready, &[]).expect("a condition");
+    assert_eq!(reason, "ReplicasNotReady");
+    assert!(text.contains("waiting for rome2026h1-replica-0"), "{text}");
+    assert!(
+        text.ends_with("Secret rome-tls (spec.tls.secretRef)"),
+        "{text}"
+    );
+    // A ConfigMap can.
+    let lack = "there is no ConfigMap log-keys, which spec.publicKeys[0].configMapKeyRef refers to";
+    let (_, text) = message(Type::Ready, &[lack]).expect("a condition");
+    assert!(text.ends_with(lack), "{text}");
+    let degraded = message(Type::Degraded, &[lack]);
+    assert_eq!(
+        degraded,
+        Some(("ReferenceMissing".to_owned(), lack.to_owned()))
+    );
+}
+
+#[test]
+fn a_kind_that_the_cluster_lacks_is_told_and_nothing_waits_for_it() {
+    let status = status_after(|outcome| outcome.unknown_kinds.push("ServiceMonitor".to_owned()));
+    let (_, reason) = condition(&status, Type::Degraded);
+    assert_eq!(reason, "UnknownKind");
+    let (ready, _) = condition(&status, Type::Ready);
+    assert_eq!(ready, "True");
 }
 
 #[test]

@@ -1,8 +1,25 @@
 use super::*;
+use k8s_openapi::api::core::v1::EnvVar;
+use tile_proxy::config::Size;
+
 use crate::{
     controller::fixture::{parsed, valid},
-    crd::PublicKey,
+    crd::{AccessMode, KeyRef, PodSecurity, PublicKey, SecretRef, Tls, Upstream},
 };
+
+fn reference() -> KeyRef {
+    KeyRef {
+        name: "mirror".to_owned(),
+        key: "value".to_owned(),
+    }
+}
+
+fn variable(name: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        ..EnvVar::default()
+    }
+}
 
 #[test]
 fn what_the_spec_leaves_out_has_the_documented_default() {
@@ -12,7 +29,7 @@ fn what_the_spec_leaves_out_has_the_documented_default() {
     assert_eq!(proxy.cache.storage_class, None);
     assert_eq!(proxy.cache.checkpoint_ttl_minutes, 5);
     assert_eq!(proxy.refresh_interval, Interval::seconds(10));
-    assert_eq!(proxy.upstream.timeout, Interval::seconds(30));
+    assert_eq!(proxy.upstreams[0].timeout, Interval::seconds(30));
     assert_eq!(
         proxy.image.reference,
         "mirror.example.net:5000/tile-proxy:7.1"
@@ -23,7 +40,7 @@ fn what_the_spec_leaves_out_has_the_documented_default() {
 #[test]
 fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
     type Change = fn(&mut TileProxy);
-    let rows: [(Change, &str); 27] = [
+    let rows: [(Change, &str); 44] = [
         (
             |p| p.metadata.name = Some("a".repeat(41)),
             "metadata.name: must have at most 40",
@@ -40,7 +57,7 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         (|p| p.spec.replicas = -1, "spec.replicas: must be 0 to 16"),
         (
             |p| p.spec.upstreams.clear(),
-            "spec.upstreams: must hold exactly one",
+            "spec.upstreams: must hold 1 to 16",
         ),
         (
             |p| p.spec.upstreams[0].url = "rome".into(),
@@ -55,6 +72,104 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
             "spec.upstreams[0].timeout: is 11m; must be between 1s and 10m",
         ),
         (
+            |p| {
+                let mirror = p.spec.upstreams[0].clone();
+                p.spec.upstreams.push(mirror);
+            },
+            "spec.upstreams[1].name: two upstreams have the same name, and metrics could not tell them apart: rome.example.net",
+        ),
+        (
+            |p| p.spec.upstreams[0].name = "https://rome".into(),
+            "spec.upstreams[0].name: must be a name",
+        ),
+        (
+            |p| p.spec.upstreams = vec![p.spec.upstreams[0].clone(); 17],
+            "spec.upstreams: must hold 1 to 16",
+        ),
+        (
+            |p| {
+                p.spec.upstreams[0] = Upstream {
+                    url: "http://rome.example.net/".into(),
+                    ca_config_map_key_ref: Some(reference()),
+                    ..p.spec.upstreams[0].clone()
+                };
+            },
+            "spec.upstreams[0]: caConfigMapKeyRef vouches for certificates",
+        ),
+        (
+            |p| p.spec.danger_accept_unsigned = true,
+            "spec: publicKeys must hold at least one key",
+        ),
+        (
+            |p| {
+                p.spec.tls = Some(Tls {
+                    secret_ref: SecretRef {
+                        name: "rome-tls".into(),
+                    },
+                    client_ca_secret_ref: None,
+                    require_client_cert: true,
+                });
+            },
+            "spec.tls: requireClientCert needs clientCASecretRef",
+        ),
+        (
+            |p| p.spec.rate_limit.burst = 1,
+            "spec.rateLimit: burst and trustedProxies have no effect",
+        ),
+        (
+            |p| {
+                p.spec.rate_limit.per_ip_per_second = 1;
+                p.spec.rate_limit.trusted_proxies = vec!["10.0.0.0/33".into()];
+            },
+            "spec.rateLimit.trustedProxies[0]: 10.0.0.0/33 is not an address",
+        ),
+        (
+            |p| p.spec.log.level = "tile_proxy=loud".into(),
+            "spec.log.level: tile_proxy=loud is neither a level",
+        ),
+        (
+            |p| p.spec.monitoring.service_monitor.interval = "1m 5".into(),
+            "spec.monitoring.serviceMonitor.interval: `1m 5` is not",
+        ),
+        (
+            |p| p.spec.proxy.https_proxy = "http://u:p@proxy.example.net".into(),
+            "spec.proxy.httpsProxy: must be an http:// or https:// URL without user",
+        ),
+        // It would move a port, or a path, behind the operator's back.
+        (
+            |p| p.spec.extra_env = vec![variable("TILE_PROXY__LISTEN")],
+            "spec.extraEnv[0].name: TILE_PROXY__… is configuration",
+        ),
+        (
+            |p| p.spec.extra_env = vec![variable("A"), variable("A")],
+            "spec.extraEnv[1].name: A is set already",
+        ),
+        (
+            |p| {
+                p.spec.pod_security_context = Some(PodSecurity {
+                    run_as_user: Some(0),
+                    ..PodSecurity::default()
+                });
+            },
+            "spec.podSecurityContext.runAsUser: must be 1 to 2147483647",
+        ),
+        (
+            |p| {
+                p.spec.pod_labels.insert("team".into(), "a b".into());
+            },
+            "spec.podLabels[team]: must have a value of at most 63",
+        ),
+        (
+            |p| {
+                p.spec.pod_annotations.insert("a b".into(), String::new());
+            },
+            "spec.podAnnotations[a b]: must be a key such as",
+        ),
+        (
+            |p| p.spec.sync.starting_deadline_seconds = 199,
+            "spec.sync.startingDeadlineSeconds: must be 200 to 86400",
+        ),
+        (
             |p| p.spec.origin = "a b\n".into(),
             "spec.origin: must be one line",
         ),
@@ -64,7 +179,7 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         ),
         (
             |p| p.spec.public_keys.clear(),
-            "spec.publicKeys: must hold at least one key",
+            "spec: publicKeys must hold at least one key",
         ),
         (
             |p| p.spec.public_keys[0] = PublicKey::default(),
@@ -127,7 +242,7 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         ),
         (
             |p| p.spec.sync.depth = 0,
-            "spec.sync.depth: must be at least 1",
+            "spec.sync.depth: must be 1 to 1000000000",
         ),
         (
             |p| {

@@ -1,0 +1,306 @@
+//! Tests of the spec as a whole: each example is valid, and no field is without effect.
+//!
+//! The fields are taken from the schema of the CRD, so a new one is tested by being there. The
+//! starting point is `examples/full.yaml`, which therefore has all of them.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Defaults,
+    build::{Prepared, Resources, build, config},
+    validate::{ValidProxy, validate},
+};
+use crate::crd::{TileProxy, crd};
+
+/// Parts of Kubernetes' own types, which go into children as they are.
+const FOREIGN: [&str; 8] = [
+    "affinity",
+    "extraEnv",
+    "networkPolicy.allowAdminFrom",
+    "networkPolicy.allowFrom",
+    "podSecurityContext.seLinuxOptions",
+    "resources",
+    "tolerations",
+    "topologySpreadConstraints",
+];
+
+/// Fields that decide what the operator does, and show in no child.
+const ABOUT_THE_OPERATOR: [&str; 2] = ["cache.retention.whenScaled", "paused"];
+
+/// Fields that say only how another is to be understood: each change of one alone is refused.
+const REFUSED_ALONE: [&str; 1] = ["dangerAcceptUnsigned"];
+
+/// Strings of every form that some field takes.
+const STRINGS: [&str; 14] = [
+    "other",
+    "7s",
+    "17m",
+    "2h",
+    "21Gi",
+    "200Mi",
+    "https://other.example.net/log/",
+    "http://other.example.net:3128",
+    "@daily",
+    "Europe/Vienna",
+    "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "debug",
+    "10.9.0.0/16",
+    "rome.example.net/2026h1+e920e5d1+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx",
+];
+
+#[test]
+fn every_field_shows_in_a_child_or_is_refused() {
+    let schema = spec_schema();
+    let full = example("full.yaml");
+    let base = accepted(&full).expect("examples/full.yaml is valid");
+    let built = build(&base);
+
+    let mut seen = BTreeMap::new();
+    visit(
+        &schema,
+        &full["spec"],
+        "",
+        "/spec",
+        &mut |field, pointer, schema| {
+            let shown = seen.entry(field.to_owned()).or_insert(false);
+            for mutant in mutants(&full, pointer, schema) {
+                let what = format!(
+                    "{field} = {}",
+                    mutant.pointer(pointer).unwrap_or(&Value::Null)
+                );
+                let in_range = within(mutant.pointer(pointer), schema);
+                match accepted(&mutant) {
+                    Ok(_) if !in_range => panic!("{what} is out of range, and accepted"),
+                    Ok(valid) if valid == base => {} // another spelling, or the default
+                    Ok(valid) => {
+                        let effect = shows(&built, &valid);
+                        assert!(
+                            effect || ABOUT_THE_OPERATOR.contains(&field),
+                            "{what} was accepted and changes no child"
+                        );
+                        *shown = true;
+                    }
+                    Err(why) => assert!(why.len() > 10, "{what}: {why}"),
+                }
+            }
+        },
+    );
+    for (field, shown) in &seen {
+        let refused = REFUSED_ALONE.contains(&field.as_str());
+        assert_ne!(*shown, refused, "no other value of {field} was accepted");
+    }
+    let mut fields = Vec::new();
+    leaves(&schema, "", &mut fields);
+    assert!(fields.len() > 60, "{fields:?}");
+    for field in fields {
+        assert!(
+            seen.contains_key(&field),
+            "examples/full.yaml lacks {field}"
+        );
+    }
+}
+
+#[test]
+fn every_example_is_valid_and_starts_a_proxy() {
+    let mut count = 0;
+    for entry in fs::read_dir(examples()).expect("examples") {
+        let name = entry.expect("a file").file_name();
+        let name = name.to_string_lossy();
+        let object = example(&name);
+        if object["kind"] != "TileProxy" {
+            continue;
+        }
+        count += 1;
+        let mut unknown = Vec::new();
+        unknown_keys(&spec_schema(), &object["spec"], "spec", &mut unknown);
+        assert_eq!(unknown, Vec::<String>::new(), "examples/{name}");
+        let valid = accepted(&object).map(|_| ());
+        assert_eq!(valid, Ok(()), "examples/{name}");
+        let proxy: TileProxy = serde_json::from_value(object).expect("as just now");
+        assert!(proxy.validate_cel().is_ok(), "examples/{name}");
+    }
+    assert!(count >= 7, "found {count} examples");
+}
+
+/// Parses a resource as the operator does, and lets the proxy look at what it would be told. The rules
+/// of the CRD are not asked: in a cluster with an older one they are not there.
+fn accepted(object: &Value) -> Result<ValidProxy, String> {
+    let mut object = object.clone();
+    object["metadata"]["uid"] = json!("5a11e7");
+    let proxy: TileProxy = serde_json::from_value(object).map_err(|e| e.to_string())?;
+    let defaults = Defaults {
+        operand_image: "mirror.example.net:5000/tile-proxy:7.1".to_owned(),
+    };
+    let valid = validate(&proxy, &defaults).map_err(|e| e.to_string())?;
+    let mut told = config(&valid);
+    if valid.peering {
+        told.peers.this = valid.names.replica(0); // from the environment, each its own
+    }
+    let told = told.check().map(|_| ());
+    assert_eq!(told, Ok(()), "validate() takes what the proxy does not");
+    Ok(valid)
+}
+
+fn shows(base: &Resources<Prepared>, mutant: &ValidProxy) -> bool {
+    build(mutant) != *base
+}
+
+/// Variants of `object` that differ at `pointer`, and in nothing else.
+fn mutants(object: &Value, pointer: &str, schema: &Value) -> Vec<Value> {
+    let have = object.pointer(pointer).expect("visited");
+    let values: Vec<Value> = match have {
+        Value::Bool(yes) => vec![json!(!yes)],
+        Value::Number(_) => {
+            let (min, max) = bounds(schema);
+            [min - 1, min, min + 1, max, max + 1]
+                .map(Value::from)
+                .to_vec()
+        }
+        Value::String(_) => match schema["enum"].as_array() {
+            Some(variants) => variants.clone(),
+            None => STRINGS.map(Value::from).to_vec(),
+        },
+        Value::Array(_) => vec![json!([])],
+        Value::Object(_) => vec![json!({})],
+        Value::Null => Vec::new(),
+    };
+    let set = values.into_iter().map(|value| {
+        let mut mutant = object.clone();
+        if let Some(place) = mutant.pointer_mut(pointer) {
+            *place = value;
+        }
+        mutant
+    });
+    set.chain(without(object, pointer)).collect()
+}
+
+/// `object` without what is at `pointer`.
+fn without(object: &Value, pointer: &str) -> Option<Value> {
+    let (parent, key) = pointer.rsplit_once('/')?;
+    let mut mutant = object.clone();
+    match mutant.pointer_mut(parent)? {
+        Value::Object(map) => map.remove(key),
+        Value::Array(items) => Some(items.remove(key.parse().ok()?)),
+        _ => None,
+    };
+    Some(mutant)
+}
+
+fn bounds(schema: &Value) -> (i64, i64) {
+    let bound = |name: &str| {
+        // Written as a number with a fraction by some schemas.
+        let bound = schema[name].as_f64().expect("a bounded number");
+        format!("{bound:.0}").parse::<i64>().expect("whole")
+    };
+    (bound("minimum"), bound("maximum"))
+}
+
+fn within(value: Option<&Value>, schema: &Value) -> bool {
+    let Some(number) = value.and_then(Value::as_i64) else {
+        return true;
+    };
+    let (min, max) = bounds(schema);
+    (min..=max).contains(&number)
+}
+
+/// Calls `see` with the name, the place and the schema of every leaf that `value` has.
+fn visit(
+    schema: &Value,
+    value: &Value,
+    field: &str,
+    pointer: &str,
+    see: &mut impl FnMut(&str, &str, &Value),
+) {
+    if is_leaf(schema, field) {
+        see(field, pointer, schema);
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
+                visit(
+                    &schema["properties"][key],
+                    value,
+                    &join(field, key),
+                    &pointer,
+                    see,
+                );
+            }
+        }
+        Value::Array(items) => {
+            for (at, value) in items.iter().enumerate() {
+                visit(
+                    &schema["items"],
+                    value,
+                    field,
+                    &format!("{pointer}/{at}"),
+                    see,
+                );
+            }
+        }
+        _ => panic!("{field} is neither a leaf nor holds any"),
+    }
+}
+
+/// The names of every leaf that there is.
+fn leaves(schema: &Value, field: &str, found: &mut Vec<String>) {
+    if is_leaf(schema, field) {
+        found.push(field.to_owned());
+    } else if schema["items"].is_object() {
+        leaves(&schema["items"], field, found);
+    } else {
+        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+            leaves(property, &join(field, key), found);
+        }
+    }
+}
+
+fn is_leaf(schema: &Value, field: &str) -> bool {
+    let composite = schema["properties"].is_object() || schema["items"].is_object();
+    FOREIGN.contains(&field) || !composite
+}
+
+fn join(field: &str, key: &str) -> String {
+    let dot = if field.is_empty() { "" } else { "." };
+    format!("{field}{dot}{key}")
+}
+
+/// Keys of `value` that `schema` does not know, which the API server would drop.
+fn unknown_keys(schema: &Value, value: &Value, path: &str, unknown: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let property = &schema["properties"][key];
+                if property.is_object() {
+                    unknown_keys(property, value, &format!("{path}.{key}"), unknown);
+                } else if schema["additionalProperties"].is_null() {
+                    unknown.push(format!("{path}.{key}"));
+                }
+            }
+        }
+        Value::Array(items) => {
+            for value in items {
+                unknown_keys(&schema["items"], value, path, unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn spec_schema() -> Value {
+    let crd = serde_json::to_value(crd()).expect("a tree");
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+}
+
+fn example(name: &str) -> Value {
+    let text = fs::read_to_string(examples().join(name)).expect(name);
+    let object: Map<String, Value> = serde_saphyr::from_str(&text).expect(name);
+    Value::Object(object)
+}
+
+fn examples() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}

@@ -1,0 +1,159 @@
+//! Where and how pods run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{
+    Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint,
+};
+use tile_proxy::config::ENVIRONMENT_PREFIX;
+use url::Url;
+
+use super::{Invalid, invalid, units};
+use crate::{
+    controller::names::RESERVED_PREFIXES,
+    crd::{EgressProxy, PROXY_RULE, PodSecurity},
+};
+
+/// User and group of the proxy, as in its image.
+const USER: i64 = 65_532;
+
+/// Where and how pods run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pods {
+    /// CPU and memory of a replica, if the spec says so.
+    pub resources: Option<ResourceRequirements>,
+    /// Labels of nodes.
+    pub node_selector: BTreeMap<String, String>,
+    /// Tolerated taints.
+    pub tolerations: Vec<Toleration>,
+    /// Placement of replicas, if the spec says so.
+    pub affinity: Option<Affinity>,
+    /// How replicas are spread.
+    pub topology_spread: Vec<TopologySpreadConstraint>,
+    /// PriorityClass; empty is the cluster's default.
+    pub priority_class: String,
+    /// Annotations beside our own.
+    pub annotations: BTreeMap<String, String>,
+    /// Labels beside our own.
+    pub labels: BTreeMap<String, String>,
+    /// As whom they run.
+    pub security: PodSecurity,
+    /// ServiceAccount; empty is our own.
+    pub service_account: String,
+    /// Time a replica has to stop, in seconds.
+    pub grace_seconds: i64,
+    /// Environment of replicas.
+    pub env: Vec<EnvVar>,
+}
+
+/// As whom pods run where the spec does not say.
+pub(super) fn default_security() -> PodSecurity {
+    PodSecurity {
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        fs_group: Some(USER),
+        ..PodSecurity::default()
+    }
+}
+
+/// Checks what the *restricted* Pod Security Standard asks of `security`.
+pub(super) fn check_security(security: &PodSecurity) -> Result<(), Invalid> {
+    let ids = [
+        ("runAsUser", security.run_as_user),
+        ("runAsGroup", security.run_as_group),
+        ("fsGroup", security.fs_group),
+    ];
+    let range = 1..=i64::from(i32::MAX);
+    for (field, id) in ids {
+        let field = format!("spec.podSecurityContext.{field}");
+        units::number(&field, id.unwrap_or(1), &range)?;
+    }
+    for (at, group) in security.supplemental_groups.iter().enumerate() {
+        let field = format!("spec.podSecurityContext.supplementalGroups[{at}]");
+        units::number(&field, *group, &range)?;
+    }
+    Ok(())
+}
+
+/// Checks labels that users add to ours.
+pub(super) fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    for (key, value) in labels {
+        let field = format!("{field}[{key}]");
+        if RESERVED_PREFIXES.iter().any(|p| key.starts_with(p)) {
+            return Err(invalid(field, "is set by the operator; choose another key"));
+        }
+        if !units::is_key(key) {
+            return Err(invalid(field, KEY_RULE));
+        }
+        if !units::is_label_value(value) {
+            let message = "must have a value of at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends";
+            return Err(invalid(field, message));
+        }
+    }
+    Ok(())
+}
+
+const KEY_RULE: &str = "must be a key such as team or example.com/team";
+
+/// Checks annotations that users add to ours.
+pub(super) fn check_annotations(
+    field: &str,
+    annotations: &BTreeMap<String, String>,
+) -> Result<(), Invalid> {
+    match annotations.keys().find(|key| !units::is_key(key)) {
+        Some(key) => Err(invalid(format!("{field}[{key}]"), KEY_RULE)),
+        None => Ok(()),
+    }
+}
+
+/// The environment of replicas: a forward proxy, and what the spec adds.
+pub(super) fn valid_env(proxy: EgressProxy, extra: Vec<EnvVar>) -> Result<Vec<EnvVar>, Invalid> {
+    let EgressProxy {
+        https_proxy,
+        no_proxy,
+    } = proxy;
+    let is_proxy = |url: &Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.path() == "/"
+            && url.query().is_none()
+    };
+    if !https_proxy.is_empty() && !Url::parse(&https_proxy).is_ok_and(|url| is_proxy(&url)) {
+        return Err(invalid("spec.proxy.httpsProxy", PROXY_RULE));
+    }
+    let of = |name: &str, value: String| {
+        (!value.is_empty()).then(|| EnvVar {
+            name: name.to_owned(),
+            value: Some(value),
+            value_from: None,
+        })
+    };
+    let mut env: Vec<EnvVar> = [of("HTTPS_PROXY", https_proxy), of("NO_PROXY", no_proxy)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut names: BTreeSet<String> = env.iter().map(|var| var.name.clone()).collect();
+    for (at, var) in extra.into_iter().enumerate() {
+        let field = format!("spec.extraEnv[{at}].name");
+        if var.name.is_empty() || var.name.contains('=') || var.name.contains(char::is_control) {
+            return Err(invalid(field, "must be the name of a variable"));
+        }
+        if var
+            .name
+            .to_ascii_uppercase()
+            .starts_with(ENVIRONMENT_PREFIX)
+        {
+            return Err(invalid(
+                field,
+                format!("{ENVIRONMENT_PREFIX}… is configuration: use the fields of this resource"),
+            ));
+        }
+        if !names.insert(var.name.clone()) {
+            return Err(invalid(field, format!("{} is set already", var.name)));
+        }
+        env.push(var);
+    }
+    Ok(env)
+}

@@ -1,0 +1,100 @@
+//! The upstreams: URLs that are ones, and names that tell them apart.
+
+use tile_proxy::config::Interval;
+use url::Url;
+
+use super::{Invalid, invalid, units};
+use crate::crd::{CA_RULE, KeyRef, MAX_UPSTREAMS, NAMES_RULE, URL_RULE, Upstream};
+
+/// One upstream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidUpstream {
+    /// Name in metrics; empty is the host of `url`.
+    pub name: String,
+    /// Base URL.
+    pub url: Url,
+    /// Base URL of the tiles, where it is another one.
+    pub tile_base_url: Option<Url>,
+    /// Lower is asked first.
+    pub priority: u32,
+    /// Longest request.
+    pub timeout: Interval,
+    /// The only authorities that may vouch for it, mounted.
+    pub ca: Option<KeyRef>,
+    /// Value of its `Authorization` header, mounted.
+    pub authorization: Option<KeyRef>,
+}
+
+impl ValidUpstream {
+    /// What metrics call it.
+    fn effective_name(&self) -> &str {
+        match self.name.as_str() {
+            "" => self.url.host_str().unwrap_or_default(),
+            name => name,
+        }
+    }
+}
+
+pub(super) fn valid_upstreams(upstreams: Vec<Upstream>) -> Result<Vec<ValidUpstream>, Invalid> {
+    if upstreams.is_empty() || upstreams.len() > MAX_UPSTREAMS {
+        return Err(invalid(
+            "spec.upstreams",
+            format!("must hold 1 to {MAX_UPSTREAMS} upstreams"),
+        ));
+    }
+    let mut valid: Vec<ValidUpstream> = Vec::with_capacity(upstreams.len());
+    for (at, upstream) in upstreams.into_iter().enumerate() {
+        let upstream = valid_upstream(&format!("spec.upstreams[{at}]"), upstream)?;
+        let name = upstream.effective_name();
+        if valid.iter().any(|other| other.effective_name() == name) {
+            return Err(invalid(
+                format!("spec.upstreams[{at}].name"),
+                format!("{NAMES_RULE}: {name}; give this one another name"),
+            ));
+        }
+        valid.push(upstream);
+    }
+    Ok(valid)
+}
+
+fn valid_upstream(at: &str, upstream: Upstream) -> Result<ValidUpstream, Invalid> {
+    let Upstream {
+        name,
+        url,
+        priority,
+        timeout,
+        tile_base_url,
+        ca_config_map_key_ref: ca,
+        auth_secret_ref: authorization,
+    } = upstream;
+    let parse = |field: &str, text: &str| {
+        Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .filter(|url| url.username().is_empty() && url.password().is_none())
+            .filter(|url| url.query().is_none() && url.fragment().is_none())
+            .ok_or_else(|| invalid(format!("{at}.{field}"), URL_RULE))
+    };
+    if !units::is_label_value(&name) {
+        return Err(invalid(
+            format!("{at}.name"),
+            "must be a name of at most 63 letters, digits, '-', '_' and '.', such as mirror",
+        ));
+    }
+    let url = parse("url", &url)?;
+    if ca.is_some() && url.scheme() != "https" {
+        return Err(invalid(at, CA_RULE));
+    }
+    Ok(ValidUpstream {
+        name,
+        url,
+        tile_base_url: match tile_base_url.as_str() {
+            "" => None,
+            text => Some(parse("tileBaseURL", text)?),
+        },
+        priority: units::number(&format!("{at}.priority"), priority, &(0..=1000))?,
+        timeout: units::interval(&format!("{at}.timeout"), &timeout, 1..=600)?,
+        ca,
+        authorization,
+    })
+}
