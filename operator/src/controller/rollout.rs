@@ -195,6 +195,8 @@ pub fn stalled(deployment: &Deployment) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::apps::v1::DeploymentStatus;
+
     use super::*;
     use crate::controller::{build::build, fixture::valid};
 
@@ -269,6 +271,26 @@ mod tests {
         held.clear();
         withhold(desired.clone(), &desired, &mut held, lacks);
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn with_a_delay_a_replica_counts_once_it_has_been_ready_that_long() {
+        let seen = |delay_seconds, available| {
+            let mut built = build(&valid(|p| {
+                p.spec.update_strategy.delay_seconds = delay_seconds;
+            }));
+            let mut replica = built.deployments.remove(0);
+            replica.status = Some(DeploymentStatus {
+                available_replicas: available,
+                ready_replicas: Some(1),
+                updated_replicas: Some(1),
+                ..DeploymentStatus::default()
+            });
+            is_ready(&replica)
+        };
+        assert!(seen(0, None));
+        assert!(!seen(60, None));
+        assert!(seen(60, Some(1)));
     }
 
     const MISSING: Standing = Standing::Missing;

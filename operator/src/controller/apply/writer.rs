@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fmt::Debug};
 
-use k8s_openapi::{NamespaceResourceScope, api::apps::v1::Deployment};
+use k8s_openapi::{
+    NamespaceResourceScope, api::apps::v1::Deployment,
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Preconditions},
@@ -154,11 +157,9 @@ impl Writer<'_> {
         let key = format!("{}/{}/{name}", K::kind(&()), self.proxy.names.namespace);
         if let Some(found) = &found {
             if !is_controlled_by(found, &self.proxy.owner.uid) {
-                self.conflicts.push(format!(
-                    "{} {name} belongs to {}; delete or rename it, or rename this TileProxy",
-                    K::kind(&()),
-                    owner_of(found),
-                ));
+                let whose = whose(found, &self.proxy.owner);
+                self.conflicts
+                    .push(format!("{} {name} belongs to {whose}", K::kind(&())));
                 return Ok(None);
             }
             if self.memory.is(&key, found, &digest) {
@@ -216,14 +217,20 @@ impl Writer<'_> {
     }
 }
 
-fn owner_of<K: Child>(object: &K) -> String {
+/// Whose `object` is, as it is not that of `ours`, and what to do about it.
+fn whose<K: Child>(object: &K, ours: &OwnerReference) -> String {
     let owners = object.owner_references().iter();
-    match owners
+    let owner = owners
         .clone()
         .find(|o| o.controller == Some(true))
-        .or_else(|| owners.clone().next())
-    {
+        .or_else(|| owners.clone().next());
+    let owner = match owner {
+        Some(owner) if (&owner.kind, &owner.name) == (&ours.kind, &ours.name) => {
+            return "an earlier TileProxy of this name, until the garbage collector has removed it"
+                .to_owned();
+        }
         Some(owner) => format!("{} {}", owner.kind, owner.name),
         None => "someone else".to_owned(),
-    }
+    };
+    format!("{owner}; delete or rename it, or rename this TileProxy")
 }

@@ -3,7 +3,10 @@ use k8s_openapi::api::core::v1::EnvVar;
 use tile_proxy::config::Size;
 
 use crate::{
-    controller::fixture::{parsed, valid},
+    controller::{
+        build::config,
+        fixture::{parsed, valid},
+    },
     crd::{AccessMode, KeyRef, PodSecurity, PublicKey, SecretRef, Tls, Upstream},
 };
 
@@ -274,4 +277,17 @@ fn what_real_logs_use_is_accepted() {
         p.spec.public_keys[0].inline = Some(format!("{key}\n{other}\n{pem}\n"));
     });
     assert_eq!(proxy.origin, "rekor.sigstore.dev - 2605736670972794746");
+}
+
+#[test]
+fn a_log_without_a_key_is_followed_only_where_that_is_said_out_loud() {
+    let unsigned = |said: bool| {
+        parsed(|p| {
+            p.spec.public_keys.clear();
+            p.spec.danger_accept_unsigned = said;
+        })
+    };
+    assert!(unsigned(false).is_err());
+    let told = config(&unsigned(true).expect("valid"));
+    assert!(told.danger_accept_unsigned && told.public_keys.is_empty());
 }
