@@ -5,6 +5,7 @@
 //! that none fails.
 
 mod proxied;
+mod replicas;
 
 use std::time::Duration;
 
@@ -74,6 +75,13 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<(
     step(progress, "second fetch", |_| {
         proxied.second_fetch_is_a_hit()
     })?;
+
+    progress.say("\nReplicas");
+    step(progress, "one to three", |step| scale(cluster, 3, step))?;
+    step(progress, "fill each other", |_| {
+        replicas::fill_each_other(cluster, options.entries / WIDTH)
+    })?;
+    step(progress, "three to one", |step| scale(cluster, 1, step))?;
 
     progress.say("\nAccidents");
     let new = step_with(progress, "log grows", |step| proxied.follows_the_log(step))?;
@@ -172,6 +180,15 @@ fn apply_tile_proxy(cluster: &Cluster) -> Result<String> {
         .arg(&example)
         .stdout()?;
     Ok(said.trim().replace('\n', ", "))
+}
+
+/// Changes the number of replicas as an autoscaler would, and waits until they are ready.
+fn scale(cluster: &Cluster, replicas: u16, step: &Step<'_>) -> Result<String> {
+    cluster
+        .kubectl(["scale", "tileproxy", "tessera", "--namespace", NAMESPACE])
+        .arg(format!("--replicas={replicas}"))
+        .stdout()?;
+    await_ready(cluster, step)
 }
 
 /// Waits for the condition `Ready` of the spec as it is now; shows the messages meanwhile.
