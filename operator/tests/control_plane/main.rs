@@ -27,6 +27,7 @@ mod lease;
 mod removal;
 mod retention;
 mod rollout;
+mod rules;
 mod scaling;
 mod settled;
 mod stale;
