@@ -39,6 +39,10 @@ fn edits(config_file: &str) -> Vec<(&'static str, Value)> {
             json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 600}}}}),
         ),
         (
+            "networkpolicy/rome",
+            json!({"spec": {"ingress": [{}], "policyTypes": ["Egress"]}}),
+        ),
+        (
             "poddisruptionbudget/rome",
             json!({"spec": {"minAvailable": 0}}),
         ),
@@ -71,11 +75,12 @@ fn edits(config_file: &str) -> Vec<(&'static str, Value)> {
     ]
 }
 
-const CHILDREN: [&str; 9] = [
+const CHILDREN: [&str; 10] = [
     "configmap/rome-config",
     "cronjob/rome-sync",
     "deployment/rome-replica-0",
     "deployment/rome-replica-1",
+    "networkpolicy/rome",
     "poddisruptionbudget/rome",
     "pvc/rome-replica-1",
     "service/rome",
@@ -86,7 +91,8 @@ const CHILDREN: [&str; 9] = [
 #[tokio::test]
 async fn an_edit_of_any_child_is_undone() {
     let world = World::new("edits").await;
-    world.create("rome", 2, json!({})).await;
+    let all = json!({"networkPolicy": {"enabled": true}});
+    world.create("rome", 2, all).await;
     let operator = Operator::start(&world).await;
     world.settles("rome").await;
     let want = without_history(world.state().await);
@@ -137,7 +143,8 @@ fn remove_other_container(state: &mut crate::state::State) {
 #[tokio::test]
 async fn a_child_that_is_deleted_is_made_again() {
     let world = World::new("deletions").await;
-    world.create("rome", 2, json!({})).await;
+    let all = json!({"networkPolicy": {"enabled": true}});
+    world.create("rome", 2, all).await;
     let operator = Operator::start(&world).await;
     world.settles("rome").await;
     let want = without_history(world.state().await);
@@ -153,7 +160,8 @@ async fn a_child_that_is_deleted_is_made_again() {
 #[tokio::test]
 async fn what_others_add_to_a_child_survives_repairs() {
     let world = World::new("additions").await;
-    world.create("rome", 2, json!({})).await;
+    let all = json!({"networkPolicy": {"enabled": true}});
+    world.create("rome", 2, all).await;
     let operator = Operator::start(&world).await;
     world.settles("rome").await;
     for child in CHILDREN {
