@@ -108,6 +108,9 @@ fn every_example_is_valid_and_starts_a_proxy() {
     for entry in fs::read_dir(examples()).expect("examples") {
         let name = entry.expect("a file").file_name();
         let name = name.to_string_lossy();
+        if !name.ends_with(".yaml") {
+            continue;
+        }
         let object = example(&name);
         if object["kind"] != "TileProxy" {
             continue;
