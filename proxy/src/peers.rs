@@ -60,8 +60,10 @@ pub struct Peers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The list as last read, good or not.
-    text: Option<Result<String, String>>,
+    /// The list that is used, as it was read.
+    text: Option<String>,
+    /// Why the newest one is not used, so that it is said once.
+    complaint: Option<String>,
     /// The origin of the log, once it is known.
     origin: Option<String>,
 }
@@ -136,20 +138,32 @@ impl Peers {
     /// Reads the list again. One that cannot be read or used changes nothing, and is said once.
     fn reload(&self) {
         let read = fs::read_to_string(&self.file).map_err(|error| error.to_string());
-        let mut state = self.state();
-        if state.text.as_ref() == Some(&read) {
+        let (used, origin) = {
+            let state = self.state();
+            (state.text.clone(), state.origin.clone())
+        };
+        if read.as_ref().ok() == used.as_ref() && used.is_some() {
+            self.state().complaint = None;
             return;
         }
-        let listed = read.as_ref().map_err(Clone::clone);
-        let listed = listed.and_then(|text| list::parse(text, &self.this));
-        state.text = Some(read);
-        let origin = state.origin.clone();
-        drop(state);
-        let adopted = listed.and_then(|members| self.adopt(members, origin.as_deref()));
-        if let Err(error) = adopted {
-            let file = self.file.display();
-            let kept = self.members.load().is_some();
-            warn!(log = self.log, %file, kept, error, "list of peers not used");
+        let adopted = read.and_then(|text| {
+            let members = list::parse(&text, &self.this)?;
+            self.adopt(members, origin.as_deref())?;
+            Ok(text)
+        });
+        let mut state = self.state();
+        match adopted {
+            Ok(text) => {
+                state.text = Some(text);
+                state.complaint = None;
+            }
+            Err(error) if state.complaint.as_ref() != Some(&error) => {
+                let file = self.file.display();
+                let kept = self.members.load().is_some();
+                warn!(log = self.log, %file, kept, error, "list of peers not used");
+                state.complaint = Some(error);
+            }
+            Err(_) => {}
         }
     }
 

@@ -24,9 +24,10 @@ use crate::config::Listen;
 /// Pause after an accept failed, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections of administration: probes, metrics, a person or two. Their own, so that clients who
-/// take all of theirs do not make the process look dead.
-const ADMIN_CONNECTIONS: usize = 64;
+/// Connections of administration: fifteen peers that each ask for 64 things at once, and another 64
+/// for probes, metrics, a person or two. Their own, so that clients who take all of theirs do not make
+/// the process look dead.
+const ADMIN_CONNECTIONS: usize = 15 * 64 + 64;
 
 /// An address that is listened on.
 pub struct Listener {

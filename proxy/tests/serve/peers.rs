@@ -351,7 +351,10 @@ fn a_list_that_is_not_good_changes_nothing_and_is_said_once() {
     };
     for (i, (text, says)) in [
         ("", "unexpected end"),
-        ("{version: 1, peers: []}", "is not in it"),
+        (
+            "{version: 1, peers: [{name: r-0, url: 'http://a'}, {name: r-0, url: 'http://b'}]}",
+            "`r-0` is in it twice",
+        ),
         (
             "{version: 1, peers: [{name: r-7, url: 'http://a'}]}",
             "`r-0`, which this is",
