@@ -143,7 +143,9 @@ impl Peers {
             (state.text.clone(), state.origin.clone())
         };
         if read.as_ref().ok() == used.as_ref() && used.is_some() {
-            self.state().complaint = None;
+            if self.state().complaint.take().is_some() {
+                info!(log = self.log, "list of peers is the one in use again");
+            }
             return;
         }
         let adopted = read.and_then(|text| {

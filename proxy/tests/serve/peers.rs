@@ -380,7 +380,7 @@ fn a_list_that_is_not_good_changes_nothing_and_is_said_once() {
     }
     replicas.introduce(&[]);
     eventually("a good one is read", || {
-        proxy.printed("list of peers read").len() == 2
+        proxy.printed("the one in use again").len() == 1
     });
 }
 
