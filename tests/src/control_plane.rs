@@ -83,6 +83,11 @@ impl ControlPlane {
         self.directory.join("admin.kubeconfig")
     }
 
+    /// A place for a file of the test's own, next to the others.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// What the API server has written about the requests of ServiceAccounts outside of kube-system,
     /// one JSON object a line.
     pub fn audit_log(&self) -> PathBuf {

@@ -115,7 +115,7 @@ pub fn full() -> bool {
 ///
 /// Below the ports that the kernel hands out, so that no client's end of a connection takes it
 /// while its owner is down.
-pub(crate) fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Two test programs at once begin at different places.
     let first = (std::process::id() % u32::from(PORTS)) as u16;

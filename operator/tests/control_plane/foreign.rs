@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tile_proxy_tests::run::Run;
 
 use crate::{
     faults::Faults,
@@ -67,14 +66,8 @@ async fn what_is_not_ours_is_never_taken_over() {
                 object["apiVersion"] = json!(version);
                 object["kind"] = json!(kind);
                 object["metadata"] = json!({"name": name});
-                let apply = ["create", "--namespace", &namespace, "-f", "-"];
-                let create = world
-                    .plane
-                    .control
-                    .kubectl(apply)
-                    .input(&object.to_string());
-                create
-                    .and_then(Run::stdout)
+                world
+                    .create_any(&object)
                     .expect("an object of somebody else");
                 let read = || -> Value {
                     let text = world.kubectl(&["get", kind, name, "--output=json"]);

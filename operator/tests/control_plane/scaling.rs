@@ -23,10 +23,8 @@ async fn one_three_one_none_one_and_every_volume_is_kept() {
 
     let mut most = 1;
     for replicas in [3, 1, 0, 1_usize] {
-        let scale = ["scale", "tp/rome", "--namespace", &world.namespace];
-        let scaled = world.plane.control.kubectl(scale);
-        let scaled = scaled.arg(format!("--replicas={replicas}")).stdout();
-        scaled.expect("kubectl scale");
+        let replicas_flag = format!("--replicas={replicas}");
+        world.kubectl(&["scale", "tp/rome", &replicas_flag]);
         let proxy = world.settles("rome").await;
 
         let named = |count| {

@@ -3,7 +3,7 @@
 use std::{
     fmt::Debug,
     future::Future,
-    sync::OnceLock,
+    sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -26,8 +26,8 @@ use tile_proxy_tests::{
 use crate::kubelet::Kubelet;
 
 /// The namespace and the release of the chart.
-const SYSTEM: &str = "tile-proxy-system";
-const RELEASE: &str = "tile-proxy";
+pub(crate) const SYSTEM: &str = "tile-proxy-system";
+pub(crate) const RELEASE: &str = "tile-proxy";
 
 /// Far more than anything takes, on the busiest machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
@@ -41,8 +41,7 @@ pub(crate) const KEY: &str =
 
 /// A control plane with the CRD, and with the chart's ServiceAccount and roles.
 pub(crate) struct Plane {
-    /// The programs.
-    pub(crate) control: ControlPlane,
+    control: RwLock<ControlPlane>,
     token: String,
 }
 
@@ -90,13 +89,23 @@ impl Plane {
         ];
         Self {
             token: kubectl(&control, &token).trim().to_owned(),
-            control,
+            control: RwLock::new(control),
         }
+    }
+
+    /// The programs, to use.
+    pub(crate) fn control(&self) -> RwLockReadGuard<'_, ControlPlane> {
+        self.control.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The programs, to stop and start.
+    pub(crate) fn control_mut(&self) -> RwLockWriteGuard<'_, ControlPlane> {
+        self.control.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the administrator connects.
     pub(crate) async fn admin(&self) -> Config {
-        let file = Kubeconfig::read_from(self.control.kubeconfig()).expect("a kubeconfig");
+        let file = Kubeconfig::read_from(self.control().kubeconfig()).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
         config.expect("a valid kubeconfig")
     }
@@ -108,6 +117,14 @@ impl Plane {
         let mut config = self.admin().await;
         config.auth_info = user;
         config
+    }
+
+    /// The same as the text of a file.
+    pub(crate) fn operator_kubeconfig(&self) -> String {
+        let file = Kubeconfig::read_from(self.control().kubeconfig()).expect("a kubeconfig");
+        let mut file = serde_json::to_value(file).expect("plain data");
+        file["users"][0]["user"] = json!({"token": self.token});
+        file.to_string()
     }
 }
 
@@ -158,9 +175,17 @@ impl World {
 
     /// What `kubectl` answers in this namespace, as the administrator.
     pub(crate) fn kubectl(&self, args: &[&str]) -> String {
-        let run = self.plane.control.kubectl(args);
+        let control = self.plane.control();
+        let run = control.kubectl(args);
         let said = run.args(["--namespace", &self.namespace]).stdout();
         said.unwrap_or_else(|error| panic!("kubectl {args:?}: {error:#}"))
+    }
+
+    /// Creates an object of any kind and shape as `kubectl create` would.
+    pub(crate) fn create_any(&self, object: &Value) -> anyhow::Result<String> {
+        let control = self.plane.control();
+        let create = control.kubectl(["create", "--namespace", &self.namespace, "-f", "-"]);
+        create.input(&object.to_string())?.stdout()
     }
 
     /// Deletes the TileProxy `name`, and waits until it and its children are gone.

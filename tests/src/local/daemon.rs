@@ -53,13 +53,20 @@ impl Daemon {
     /// becomes the program, so the process is its own.
     pub fn leashed(command: &Command, name: &str, output: &Path) -> Result<Self> {
         const LEASH: &str =
-            r#"exec 3<&0; (read -r _ <&3; kill -KILL $$) & exec "$@" 3<&- </dev/null"#;
+            r#"exec 3<&0; (read -r _ <&3; kill -KILL $$ 2>/dev/null) & exec "$@" 3<&- </dev/null"#;
         let file = File::options()
             .create(true)
             .append(true)
             .open(output)
             .with_context(|| format!("cannot open {}", output.display()))?;
-        let mut child = Command::new("sh")
+        let mut shell = Command::new("sh");
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => shell.env(key, value),
+                None => shell.env_remove(key),
+            };
+        }
+        let mut child = shell
             .args(["-c", LEASH, name])
             .arg(command.get_program())
             .args(command.get_args())
@@ -74,6 +81,11 @@ impl Daemon {
             name: name.to_owned(),
             output: output.to_path_buf(),
         })
+    }
+
+    /// Its number, as long as it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Fails if it has ended.
