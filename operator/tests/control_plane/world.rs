@@ -30,10 +30,12 @@ pub(crate) const SYSTEM: &str = "tile-proxy-system";
 pub(crate) const RELEASE: &str = "tile-proxy";
 
 /// Far more than anything takes, on the busiest machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 
-/// How often a test looks at the world.
+/// How soon a test looks at the world again, at first and at last: what takes long is not looked at
+/// more often for it, because looking is what tests do most.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The key of a log; nobody has the private part.
 pub(crate) const KEY: &str =
@@ -343,14 +345,16 @@ pub(crate) async fn eventually<T, E: Debug>(
     mut look: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
     let started = Instant::now();
+    let mut pause = PAUSE;
     loop {
         match look().await {
             Ok(seen) => return seen,
             Err(last) if started.elapsed() > DEADLINE => {
                 panic!("{what}: not yet; last seen: {last:#?}")
             }
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(_) => tokio::time::sleep(pause).await,
         }
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -358,7 +362,7 @@ pub(crate) async fn eventually<T, E: Debug>(
 pub(crate) async fn all_of<F: Future<Output = ()>>(works: impl IntoIterator<Item = F>) {
     use futures::StreamExt as _;
     futures::stream::iter(works)
-        .for_each_concurrent(8, |work| work)
+        .for_each_concurrent(4, |work| work)
         .await;
 }
 
