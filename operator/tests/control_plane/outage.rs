@@ -46,11 +46,15 @@ async fn a_resource_that_cannot_be_read_is_refused_and_disturbs_no_other() {
     world.create("milan", 1, json!({})).await;
     world.settles("milan").await;
     // An older CRD, or none of its checks.
-    let anything = json!([{
-        "op": "replace",
-        "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
-        "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-    }]);
+    let schema = "/spec/versions/0/schema/openAPIV3Schema";
+    let anything = json!([
+        {
+            "op": "replace",
+            "path": format!("{schema}/properties/spec"),
+            "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        },
+        {"op": "remove", "path": format!("{schema}/x-kubernetes-validations")},
+    ]);
     let crd = "crd/tileproxies.tiles.stella-ops.org";
     world.kubectl(&[
         "patch",

@@ -1,8 +1,7 @@
 //! The program itself, with the flags and the rights that the chart gives it: fifty TileProxies at
-//! once, no secret in anything it says (P31), and no right that it does not use (P25).
+//! once, and no secret in anything it says (P31).
 
 use std::{
-    collections::BTreeSet,
     fs,
     process::Command,
     time::{Duration, Instant},
@@ -27,7 +26,7 @@ const TILE_PROXIES: usize = 50;
 #[tokio::test]
 async fn fifty_tileproxies_settle_and_rest_and_nothing_tells_a_secret() {
     let world = World::new("fifty").await;
-    let program = Program::start(&world, false, &["--log-level=trace"]);
+    let program = Program::start(&world, &["--log-level=trace"]);
     let started = Instant::now();
     for n in 0..TILE_PROXIES {
         world.create(&format!("rome-{n}"), 1, json!({})).await;
@@ -94,97 +93,6 @@ async fn fifty_tileproxies_settle_and_rest_and_nothing_tells_a_secret() {
     }
 }
 
-#[tokio::test]
-async fn every_right_of_the_chart_is_used() {
-    let world = World::new("rights").await;
-    let program = Program::start(&world, true, &[]);
-    let retention = json!({"cache": {"retention": {"whenScaled": "Delete"}}});
-    world.create("rome", 2, retention).await;
-    world.settles("rome").await;
-    let growth = json!({"cache": {"size": "2Gi"}, "image": {"tag": "7.2"}});
-    world.change("rome", growth).await;
-    world.settles("rome").await;
-    // The second rollout within minutes is told as a repeat of the first.
-    world.change("rome", json!({"image": {"tag": "7.3"}})).await;
-    world.settles("rome").await;
-    world
-        .change("rome", json!({"replicas": 1, "sync": {"enabled": false}}))
-        .await;
-    world.settles("rome").await;
-
-    let granted = granted(&world);
-    eventually("every right to be used", async || {
-        let used = used(&world);
-        let unused: Vec<_> = granted.difference(&used).collect();
-        if unused.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{unused:?}"))
-        }
-    })
-    .await;
-    drop(program);
-}
-
-/// Verb and resource of every rule of the operator's roles.
-fn granted(world: &World) -> BTreeSet<String> {
-    let control = world.plane.control();
-    let read = |args: [&str; 5]| -> Value {
-        let text = control.kubectl(args).stdout().expect("a role");
-        serde_json::from_str(&text).expect("JSON")
-    };
-    let cluster = read([
-        "get",
-        "clusterrole",
-        RELEASE,
-        "--output=json",
-        "--ignore-not-found",
-    ]);
-    let roles = read(["get", "roles", "--output=json", "--namespace", SYSTEM]);
-    let mut granted = BTreeSet::new();
-    let of_namespace = roles["items"].as_array().into_iter().flatten();
-    for role in std::iter::once(&cluster).chain(of_namespace) {
-        for rule in role["rules"].as_array().into_iter().flatten() {
-            for resource in rule["resources"].as_array().into_iter().flatten() {
-                for verb in rule["verbs"].as_array().into_iter().flatten() {
-                    let of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                    granted.insert(format!("{} {}", of(verb), of(resource)));
-                }
-            }
-        }
-    }
-    // Asked for by an admission plugin, which runs here: owner references block the deletion.
-    granted.remove("update tileproxies/finalizers");
-    granted
-}
-
-/// Verb and resource of everything that ServiceAccounts did, by the API server's own account.
-fn used(world: &World) -> BTreeSet<String> {
-    let log = fs::read_to_string(world.plane.control().audit_log()).expect("an audit log");
-    let events = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut used = BTreeSet::new();
-    for event in events {
-        let object = &event["objectRef"];
-        let subresource = object["subresource"].as_str();
-        let resource = object["resource"].as_str().unwrap_or_default();
-        let resource = match subresource {
-            Some(subresource) => format!("{resource}/{subresource}"),
-            None => resource.to_owned(),
-        };
-        used.insert(format!(
-            "{} {resource}",
-            event["verb"].as_str().unwrap_or_default()
-        ));
-        // An apply that creates needs both rights and is told as a patch.
-        if event["responseStatus"]["code"] == 201 {
-            used.insert(format!("create {resource}"));
-        }
-    }
-    used
-}
-
 /// The shortest that the program takes.
 const RESYNC: Duration = Duration::from_secs(10);
 
@@ -195,9 +103,9 @@ struct Program {
 }
 
 impl Program {
-    /// Started as the chart starts it, but for one namespace, and with `more` flags. Only one that
-    /// `elects` may run at a time.
-    fn start(world: &World, elects: bool, more: &[&str]) -> Self {
+    /// Started as the chart starts it, but without a Lease and for one namespace, and with `more`
+    /// flags.
+    fn start(world: &World, more: &[&str]) -> Self {
         let control = world.plane.control();
         let deployment = [
             "get",
@@ -215,7 +123,7 @@ impl Program {
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         let args = container["args"].as_array().into_iter().flatten();
         let args = args.filter_map(Value::as_str);
-        let args = args.filter(|arg| elects || !arg.contains("leader") && !arg.contains("lease"));
+        let args = args.filter(|arg| !arg.contains("leader") && !arg.contains("lease"));
         let kubeconfig = control.path(&format!("{}.kubeconfig", world.namespace));
         fs::write(&kubeconfig, world.plane.operator_kubeconfig()).expect("a kubeconfig");
         let port = tile_proxy_tests::local::free_port().expect("a free port");

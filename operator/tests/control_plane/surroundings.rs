@@ -27,6 +27,19 @@ async fn a_service_monitor_waits_for_its_kind_and_nothing_waits_for_it() {
     let proxy = world.awaits("rome", "Degraded", "True").await;
     assert_eq!(reason(&proxy, "Degraded"), "UnknownKind");
 
+    install_service_monitors(&world).await;
+    world.awaits("rome", "Degraded", "False").await;
+    assert_eq!(world.names::<ServiceMonitor>().await, ["rome"]);
+
+    let monitored = json!({"monitoring": {"serviceMonitor": {"enabled": false}}});
+    world.change("rome", monitored).await;
+    world.settles("rome").await;
+    assert_eq!(world.names::<ServiceMonitor>().await, Vec::<String>::new());
+    drop(operator);
+}
+
+/// What the Prometheus operator would bring, without its checks.
+async fn install_service_monitors(world: &World) {
     let kind = json!({
         "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
         "spec": {
@@ -45,14 +58,6 @@ async fn a_service_monitor_waits_for_its_kind_and_nothing_waits_for_it() {
     let kinds = Api::<CustomResourceDefinition>::all(world.client.clone());
     let created = kinds.create(&PostParams::default(), &kind).await;
     created.expect("a kind the API server takes");
-    world.awaits("rome", "Degraded", "False").await;
-    assert_eq!(world.names::<ServiceMonitor>().await, ["rome"]);
-
-    let monitored = json!({"monitoring": {"serviceMonitor": {"enabled": false}}});
-    world.change("rome", monitored).await;
-    world.settles("rome").await;
-    assert_eq!(world.names::<ServiceMonitor>().await, Vec::<String>::new());
-    drop(operator);
 }
 
 #[tokio::test]
