@@ -52,8 +52,11 @@ impl Daemon {
     /// The kernel closes our end of a pipe with us; who reads the other end then kills it. The shell
     /// becomes the program, so the process is its own.
     pub fn leashed(command: &Command, name: &str, output: &Path) -> Result<Self> {
-        const LEASH: &str =
-            r#"exec 3<&0; (read -r _ <&3; kill -KILL $$ 2>/dev/null) & exec "$@" 3<&- </dev/null"#;
+        // What ends our whole group, such as Ctrl-C, must not end the one who kills before its turn: an
+        // API server without its store takes for ever to stop.
+        const LEASH: &str = r#"exec 3<&0
+(trap '' HUP INT TERM; read -r _ <&3; kill -KILL $$ 2>/dev/null) &
+exec "$@" 3<&- </dev/null"#;
         let file = File::options()
             .create(true)
             .append(true)
