@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -125,6 +126,46 @@ fn every_example_is_valid_and_starts_a_proxy() {
         assert!(proxy.validate_cel().is_ok(), "examples/{name}");
     }
     assert!(count >= 7, "found {count} examples");
+}
+
+/// P19: what is harmless alone may not be together; then it is refused.
+#[test]
+fn whatever_is_combined_is_refused_or_built_and_taken_by_the_proxy() {
+    const SAMPLES: u64 = 3_000;
+    let full = example("full.yaml");
+    let mut places = Vec::new();
+    visit(
+        &spec_schema(),
+        &full["spec"],
+        "",
+        "/spec",
+        &mut |_, pointer, schema| places.push((pointer.to_owned(), schema.clone())),
+    );
+    let (mut built, mut refused) = (0, 0);
+    for seed in 0..SAMPLES {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut object = full.clone();
+        for _ in 0..random.random_range(2..=6) {
+            let (pointer, schema) = places.choose(&mut random).expect("some");
+            // One that another change has taken away is not there to be changed.
+            if object.pointer(pointer).is_some() {
+                let mutants = mutants(&object, pointer, schema);
+                object = mutants.choose(&mut random).expect("some").clone();
+            }
+        }
+        match accepted(&object) {
+            Ok(valid) => {
+                assert_eq!(build(&valid), build(&valid), "seed {seed}: {object}");
+                built += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    let least = SAMPLES / 20;
+    assert!(
+        built > least && refused > least,
+        "{built} built, {refused} refused"
+    );
 }
 
 /// Parses a resource as the operator does, and lets the proxy look at what it would be told. The rules
