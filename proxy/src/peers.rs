@@ -1,7 +1,7 @@
 //! Other replicas, as one cache: each resource has one owner among them, and only the owner asks the
 //! log for it.
 //!
-//! Whom to ask follows from the names in a list that all replicas have ([`list`], [`rank`]); whether
+//! Whom to ask follows from the names in a list that all replicas have ([`list`], [`mod@rank`]); whether
 //! somebody is asked at all, from how it did so far ([`breaker`]). What a peer sends is proven like
 //! anything else. A request between replicas says that it is one and shows a token, and is never
 //! handed on, so lists that differ for a while cost requests and no deadlock.
