@@ -1,103 +1,20 @@
-//! The program itself, with the flags and the rights that the chart gives it: fifty TileProxies at
-//! once, and no secret in anything it says (P31).
+//! The operator as the program it is, with the flags and the rights that the chart gives it.
 
-use std::{
-    fs,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command, time::Duration};
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::ListParams;
-use serde_json::{Value, json};
-use tile_proxy_operator::crd::TileProxy;
-use tile_proxy_tests::{
-    http,
-    local::{daemon::Daemon, full},
-};
+use serde_json::Value;
+use tile_proxy_tests::{http, local::daemon::Daemon};
 
 use crate::{
     operator::IMAGE,
     world::{RELEASE, SYSTEM, World, eventually},
 };
 
-const TILE_PROXIES: usize = 50;
-
-#[tokio::test]
-async fn fifty_tileproxies_settle_and_rest_and_nothing_tells_a_secret() {
-    let world = World::new("fifty").await;
-    let program = Program::start(&world, &["--log-level=trace"]);
-    let started = Instant::now();
-    for n in 0..TILE_PROXIES {
-        world.create(&format!("rome-{n}"), 1, json!({})).await;
-    }
-    eventually("fifty ready TileProxies", async || {
-        let all = world.api::<TileProxy>().list(&ListParams::default()).await;
-        let all = all.expect("a list").items;
-        let settled = all
-            .iter()
-            .filter(|p| is(p, "Ready", "True") && is(p, "Progressing", "False"));
-        let settled = settled.count();
-        if settled == TILE_PROXIES {
-            Ok(())
-        } else {
-            Err(settled)
-        }
-    })
-    .await;
-    println!(
-        "{TILE_PROXIES} TileProxies settled in {:.1} s; {} reconciles, {} writes to children; {}",
-        started.elapsed().as_secs_f64(),
-        program.metric("tile_proxy_operator_reconcile_total"),
-        program.metric("tile_proxy_operator_apply_total"),
-        program.usage(),
-    );
-
-    program.looks_at_all().await;
-    let (versions, writes) = (
-        versions(&world),
-        program.metric("tile_proxy_operator_apply_total"),
-    );
-    let (since, looks) = (
-        Instant::now(),
-        program.metric("tile_proxy_operator_reconcile_total"),
-    );
-    program.looks_at_all().await;
-    while full() && since.elapsed() < Duration::from_secs(60) {
-        program.looks_at_all().await;
-    }
-    assert_eq!(program.metric("tile_proxy_operator_apply_total"), writes);
-    assert_eq!(self::versions(&world), versions);
-    let looks = program.metric("tile_proxy_operator_reconcile_total") - looks;
-    let resyncs = since.elapsed().as_secs_f64() / RESYNC.as_secs_f64() + 1.0;
-    assert!(
-        looks <= resyncs * TILE_PROXIES as f64,
-        "{looks} reconciles in {resyncs} resyncs"
-    );
-    println!(
-        "at rest for {:.0} s: {looks} reconciles, no write",
-        since.elapsed().as_secs_f64()
-    );
-
-    let secrets = world.api::<Secret>().list(&ListParams::default()).await;
-    let secrets = secrets.expect("a list").items;
-    assert_eq!(secrets.len(), TILE_PROXIES);
-    let all = "configmaps,cronjobs,deployments,events,tileproxies,services";
-    let said = world.kubectl(&["get", all, "--output=json"]) + &program.said();
-    for secret in secrets {
-        for value in secret.data.into_iter().flatten().map(|(_, value)| value.0) {
-            let token = String::from_utf8(value).expect("a token of ASCII");
-            assert!(token.len() >= 32, "{} bytes", token.len());
-            assert!(!said.contains(&token), "a token was told");
-        }
-    }
-}
-
 /// The shortest that the program takes.
-const RESYNC: Duration = Duration::from_secs(10);
+pub(crate) const RESYNC: Duration = Duration::from_secs(10);
 
 /// The operator as a process.
-struct Program {
+pub(crate) struct Program {
     daemon: Daemon,
     port: u16,
 }
@@ -105,7 +22,7 @@ struct Program {
 impl Program {
     /// Started as the chart starts it, but without a Lease and for one namespace, and with `more`
     /// flags.
-    fn start(world: &World, more: &[&str]) -> Self {
+    pub(crate) fn start(world: &World, more: &[&str]) -> Self {
         let control = world.plane.control();
         let deployment = [
             "get",
@@ -142,7 +59,7 @@ impl Program {
     }
 
     /// The sum over all labels.
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let url = format!("http://127.0.0.1:{}/metrics", self.port);
         let page = http::fetch(&http::agent(), &url).expect("metrics").text();
         let values = page.lines().filter(|line| line.starts_with(name));
@@ -150,10 +67,10 @@ impl Program {
         values.sum()
     }
 
-    /// Waits until every TileProxy was looked at once more.
-    async fn looks_at_all(&self) {
+    /// Waits until every one of so many TileProxies was looked at once more.
+    pub(crate) async fn looks_at_all(&self, count: usize) {
         let name = "tile_proxy_operator_reconcile_total";
-        let wanted = self.metric(name) + TILE_PROXIES as f64;
+        let wanted = self.metric(name) + count as f64;
         eventually("a resync", async || {
             let looks = self.metric(name);
             if looks >= wanted { Ok(()) } else { Err(looks) }
@@ -161,12 +78,12 @@ impl Program {
         .await;
     }
 
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         self.daemon.output().expect("its output")
     }
 
     /// What it has used so far.
-    fn usage(&self) -> String {
+    pub(crate) fn usage(&self) -> String {
         let read = |file: &str| {
             let path = format!("/proc/{}/{file}", self.daemon.pid());
             fs::read_to_string(path).unwrap_or_default()
@@ -188,15 +105,4 @@ impl Program {
         let memory = memory.unwrap_or_default().trim();
         format!("{:.1} s of CPU, {memory} at most", ticks as f64 / 100.0)
     }
-}
-
-fn is(proxy: &TileProxy, condition: &str, status: &str) -> bool {
-    crate::world::find(proxy, condition).is_some_and(|c| c.status == status)
-}
-
-/// Every object and its version.
-fn versions(world: &World) -> String {
-    let all = "configmaps,cronjobs,deployments,events,pvc,pdb,secrets,services,sa,tileproxies";
-    let columns = "--output=custom-columns=:kind,:metadata.name,:metadata.resourceVersion";
-    world.kubectl(&["get", all, columns])
 }

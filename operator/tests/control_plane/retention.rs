@@ -88,9 +88,9 @@ async fn a_policy_that_is_taken_back_keeps_the_volumes_of_removed_replicas_too()
 }
 
 async fn uids(world: &World) -> Vec<Option<String>> {
-    let mut uids = Vec::new();
-    for name in world.names::<PersistentVolumeClaim>().await {
-        uids.push(world.get::<PersistentVolumeClaim>(&name).await.metadata.uid);
-    }
-    uids
+    // Read at one moment: one of them may be going.
+    let claims = world.api::<PersistentVolumeClaim>();
+    let claims = claims.list(&Default::default()).await.expect("a list");
+    let uids = claims.items.into_iter().map(|claim| claim.metadata.uid);
+    uids.collect()
 }

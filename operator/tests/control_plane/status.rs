@@ -37,8 +37,15 @@ async fn a_paused_tileproxy_is_left_alone_and_still_told_about() {
     world.change("rome", change).await;
     world.kubelet.decide(|_| Fate::Starting);
     // The status follows what happens.
-    let proxy = world.awaits("rome", "Ready", "False").await;
-    assert_eq!(proxy.status.map(|s| s.ready_replicas), Some(0));
+    world.awaits("rome", "Ready", "False").await;
+    eventually("no replica that is ready", async || {
+        let status = world.get::<TileProxy>("rome").await.status;
+        match status.map(|status| status.ready_replicas) {
+            Some(0) => Ok(()),
+            ready => Err(ready),
+        }
+    })
+    .await;
     operator.pokes(&world, "rome").await;
     let written = operator.faults.written().split_off(before);
     let harmless = |resource: &str| matches!(resource, "tileproxies" | "events");
