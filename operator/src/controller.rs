@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod build;
+mod child;
 #[cfg(test)]
 mod effects;
 mod events;

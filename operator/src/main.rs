@@ -14,7 +14,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tile_proxy::config::Interval;
 use tile_proxy_operator::{
     admin::{self, Metrics},
-    controller::{self, Context, Defaults, Watched},
+    controller::{
+        self, Context, Defaults, Watched,
+        names::{MANAGER, own_pod},
+    },
     crd,
     lease::Candidate,
     ready,
@@ -271,7 +274,7 @@ async fn run(flags: Run) -> anyhow::Result<()> {
 
 /// The pod's name, and something that no earlier process in it had.
 fn identity() -> String {
-    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "tile-proxy-operator".to_owned());
+    let pod = own_pod().unwrap_or_else(|| MANAGER.to_owned());
     format!("{pod}_{:08x}", rand::random::<u32>())
 }
 

@@ -10,7 +10,7 @@ use kube::{
 };
 use tracing::debug;
 
-use super::names::MANAGER;
+use super::names::{MANAGER, own_pod};
 use crate::condition::{Reason, Type};
 
 /// What the events of one reconcile are about, to the API server.
@@ -23,7 +23,7 @@ const MAX_NOTE: usize = 1_024;
 pub(super) fn recorder(client: Client) -> Recorder {
     let reporter = Reporter {
         controller: MANAGER.to_owned(),
-        instance: std::env::var("HOSTNAME").ok(), // the pod's name
+        instance: own_pod(),
     };
     Recorder::new(client, reporter)
 }

@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 /// Value of `app.kubernetes.io/managed-by`, and the field manager of everything we apply.
 pub const MANAGER: &str = "tile-proxy-operator";
 
+/// The pod that this process is in, if it is in one.
+pub fn own_pod() -> Option<String> {
+    std::env::var("HOSTNAME").ok()
+}
+
 /// Label with the ordinal of a replica.
 pub const ORDINAL_LABEL: &str = "tiles.stella-ops.org/ordinal";
 

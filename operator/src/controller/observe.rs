@@ -3,14 +3,14 @@
 //! Nothing is taken from a watch's cache: what follows deletes objects and decides what may restart,
 //! and a stale answer would do so wrongly.
 
-use std::{fmt::Debug, marker::PhantomData};
+use std::marker::PhantomData;
 
-use k8s_openapi::{NamespaceResourceScope, api::core::v1::ConfigMap};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
-use serde::de::DeserializeOwned;
 
 use super::{
     build::{Kind, Resources, references},
+    child::Child,
     names::{Names, query},
     validate::ValidProxy,
 };
@@ -148,38 +148,20 @@ struct Lister<'a> {
 }
 
 impl Lister<'_> {
-    async fn labelled<K>(&self) -> Result<Vec<K>, kube::Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
-    {
+    async fn labelled<K: Child>(&self) -> Result<Vec<K>, kube::Error> {
         let api = Api::<K>::namespaced(self.client.clone(), &self.names.namespace);
         let params = ListParams::default().labels(&query(&self.names.selector()));
         Ok(api.list(&params).await?.items)
     }
 
-    async fn owned<K>(&self) -> Result<Vec<K>, kube::Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
-    {
+    async fn owned<K: Child>(&self) -> Result<Vec<K>, kube::Error> {
         let mut children = self.labelled::<K>().await?;
         children.retain(|child| is_controlled_by(child, &self.uid));
         Ok(children)
     }
 
     /// As [`owned`](Self::owned); none of a kind that the cluster does not know.
-    async fn owned_if_known<K>(&self) -> Result<Vec<K>, kube::Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
-    {
+    async fn owned_if_known<K: Child>(&self) -> Result<Vec<K>, kube::Error> {
         match self.owned().await {
             Err(error) if is_unknown_kind(&error) => Ok(Vec::new()),
             other => other,

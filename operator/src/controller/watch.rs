@@ -1,6 +1,6 @@
 //! The watches that cause reconciles, and how they start and stop.
 
-use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, Stream, StreamExt as _, future};
 use k8s_openapi::api::{
@@ -22,12 +22,11 @@ use kube::{
         watcher,
     },
 };
-use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
 
 use super::{
-    Context, build::ServiceMonitor, error_policy, names::MANAGER, observe::is_unknown_kind,
-    reconcile,
+    Context, build::ServiceMonitor, child::Child, error_policy, names::MANAGER,
+    observe::is_unknown_kind, reconcile,
 };
 use crate::crd::TileProxy;
 
@@ -131,18 +130,10 @@ fn interrupted(error: &watcher::Error) {
 }
 
 /// Changes of one kind of child, deletions included.
-fn children<K>(
+fn children<K: Child>(
     client: &Client,
     namespace: Option<&str>,
-) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K>
-where
-    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + 'static,
-{
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K> {
     let ours =
         watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGER}"));
     watcher(api::<K>(client, namespace), ours)
@@ -152,18 +143,10 @@ where
 
 /// As [`children`], of a kind that the cluster may not know. It is looked for again with the pauses of
 /// any other watch, and nothing is said meanwhile.
-fn children_if_known<K>(
+fn children_if_known<K: Child>(
     client: &Client,
     namespace: Option<&str>,
-) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K>
-where
-    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + 'static,
-{
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K> {
     children(client, namespace).filter(|change| {
         let unknown = matches!(
             change,

@@ -14,7 +14,7 @@ use kube::{
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::writer::Child;
+use crate::controller::child::Child;
 use crate::controller::names::MANAGER;
 
 /// Applies `desired`, which `found` is to become if there is one.

@@ -1,16 +1,12 @@
 //! The calls that apply and delete children, one at a time.
 
-use std::{collections::BTreeSet, fmt::Debug};
+use std::collections::BTreeSet;
 
-use k8s_openapi::{
-    NamespaceResourceScope, api::apps::v1::Deployment,
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Preconditions},
 };
-use serde::{Serialize, de::DeserializeOwned};
 use tracing::info;
 
 use super::{ApplyError, Memory, overrule::apply_at_last};
@@ -18,6 +14,7 @@ use crate::{
     admin::Metrics,
     controller::{
         build::{self, Resources},
+        child::Child,
         observe::{Existing, find, is_controlled_by, is_unknown_kind},
         rollout::runs,
         validate::ValidProxy,
@@ -35,25 +32,6 @@ pub(super) struct Writer<'a> {
     pub(super) refused_growth: Vec<String>,
     pub(super) unknown_kinds: Vec<String>,
     pub(super) failure: Option<ApplyError>, // the first refusal, or what ended the apply
-}
-
-/// Anything we write: namespaced, known at compile time, and with a JSON form.
-pub(super) trait Child:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + DeserializeOwned
-    + Serialize
-{
-}
-
-impl<K> Child for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize
-{
 }
 
 impl Writer<'_> {
