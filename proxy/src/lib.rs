@@ -28,6 +28,7 @@
 
 pub mod app;
 pub mod audit;
+mod bearer;
 pub mod cache;
 pub mod cli;
 pub mod config;

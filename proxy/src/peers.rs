@@ -21,15 +21,16 @@ use std::{
 
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::{breaker::Breaker, list::Member, rank::rank};
 use crate::{
+    bearer,
+    cache::origin_hash,
     config::{self, Source, UpstreamSettings},
     metrics::Metrics,
-    tlog::Hash,
     upstream::{Asked, HOP, Upstream, reread::Reread},
 };
 
@@ -252,12 +253,8 @@ impl Peers {
         if !headers.contains_key(HOP) {
             return false;
         }
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let token = self.shown.current(is_token);
-        // Compared by digest: how long it takes says nothing about the token.
-        given.is_some_and(|given| Hash::of(given.as_bytes()) == Hash::of(token.as_bytes()))
+        let given = bearer::given(headers);
+        given.is_some_and(|given| bearer::is(given, &self.shown.current(is_token)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -353,7 +350,7 @@ impl Peer {
 
 /// Where a replica has what is of an origin.
 fn below(origin: &str) -> String {
-    format!("{}/", hex::encode(Hash::of(origin.as_bytes()).0))
+    format!("{}/", origin_hash(origin))
 }
 
 fn is_token(text: &str) -> Result<(), String> {

@@ -58,6 +58,11 @@ impl LogStore {
         &self.origin
     }
 
+    /// Whether this is the hex SHA-256 of the origin, which is the name of the log's directory.
+    pub fn has_hash(&self, hash: &str) -> bool {
+        self.directory.file_name().is_some_and(|name| name == hash)
+    }
+
     /// What was counted before this start.
     pub fn saved(&self) -> &SavedLog {
         &self.saved

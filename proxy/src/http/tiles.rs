@@ -15,10 +15,7 @@ use super::{
 use crate::{
     cache::Body,
     log::{Asker, ReadError},
-    tlog::{
-        HASH_BYTES, Hash,
-        path::{PathError, Resource, parse_lenient},
-    },
+    tlog::path::{PathError, Resource, parse_lenient},
     upstream::{
         CHECKPOINT_AGE, ONLY_IF_CACHED,
         trace::{Trace, scope},
@@ -83,15 +80,8 @@ fn of_log<'a>(service: &Service, path: &'a str) -> &'a str {
         return path;
     }
     let names_log = |name: &str| {
-        let of_origin = || {
-            service
-                .log
-                .store()
-                .map(|store| Hash::of(store.origin().as_bytes()))
-        };
-        name == service.log.name()
-            || (name.len() == 2 * HASH_BYTES
-                && of_origin().is_some_and(|hash| hex::encode(hash.0) == name))
+        let store = service.log.store();
+        name == service.log.name() || store.is_some_and(|store| store.has_hash(name))
     };
     let path = match path.split_once('/') {
         Some((name, rest)) if names_log(name) => rest,

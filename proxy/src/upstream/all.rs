@@ -30,12 +30,10 @@ pub struct Upstreams {
 #[derive(Clone, Debug)]
 pub struct Asked {
     upstream: Arc<Upstream>,
-    place: usize,
+    /// `None` for another replica, which stands in no order.
+    place: Option<usize>,
     how: How,
 }
-
-/// The place of whoever is not in the configuration.
-const NO_PLACE: usize = usize::MAX;
 
 impl Asked {
     /// Its name.
@@ -43,11 +41,11 @@ impl Asked {
         self.upstream.name()
     }
 
-    /// Another replica, which stands in no order.
+    /// Another replica.
     pub(crate) fn peer(upstream: Arc<Upstream>) -> Self {
         Self {
             upstream,
-            place: NO_PLACE,
+            place: None,
             how: How::default(),
         }
     }
@@ -60,7 +58,7 @@ impl Asked {
 
     /// Its place in the configuration; `None` for another replica.
     pub fn place(&self) -> Option<usize> {
-        (self.place != NO_PLACE).then_some(self.place)
+        self.place
     }
 
     /// Its base URL.
@@ -209,7 +207,7 @@ impl Upstreams {
             };
             let asked = Asked {
                 upstream,
-                place,
+                place: Some(place),
                 how: How {
                     begun,
                     only_if_cached: false,
