@@ -41,7 +41,7 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<(
         "the log needs at least {MIN_ENTRIES} entries"
     );
     progress.say("Cluster");
-    cluster.up(progress)?;
+    cluster.up(1, progress)?;
 
     progress.say("\nImage");
     let image = product::build(progress)?;
@@ -143,10 +143,7 @@ fn fill(log: &RealLog<'_>, entries: u64, step: &Step<'_>) -> Result<String> {
 
 fn install_operator(cluster: &Cluster, image: &Archive, step: &Step<'_>) -> Result<String> {
     let chart = paths::checkout().join("charts/tile-proxy");
-    let (repository, tag) = image
-        .reference
-        .rsplit_once(':')
-        .context("the image's reference has no tag")?;
+    let (repository, tag) = image.named()?;
     cluster
         .helm(["upgrade", "--install", RELEASE])
         .arg(&chart)

@@ -1,6 +1,6 @@
-//! A real Kubernetes cluster of one node: `up`, `down`, `status`, and ways in.
+//! A real Kubernetes cluster of one node or a few: `up`, `down`, `status`, and ways in.
 //!
-//! Without Docker the node is made here: every component in namespaces of its own, with its state
+//! Without Docker nodes are made here: every component in namespaces of its own, with its state
 //! in one folder, thrown away by `down`. With `--kind` the same interface stands over kind. Start
 //! reading at [`Cluster::up`].
 
@@ -11,6 +11,7 @@ mod daemon;
 pub mod diagnosis;
 mod kind;
 pub mod layout;
+mod members;
 mod network;
 mod node;
 pub(crate) mod pki;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
 pub use self::builtin::ComponentStatus;
@@ -40,7 +41,7 @@ pub struct Cluster {
     toolchain: Toolchain,
 }
 
-/// Where the node comes from.
+/// Where nodes come from.
 #[derive(Clone, Debug)]
 enum Provider {
     /// Namespaces of this machine.
@@ -73,11 +74,14 @@ impl Cluster {
 
     /// Brings the cluster up, from whatever state an earlier run left it in.
     ///
-    /// A healthy cluster is kept as it is. Half a cluster is removed and made anew: all of it is
-    /// cheap to make, and nothing in it is worth repairing. Two runs at once take turns.
-    pub fn up(&self, progress: &Progress) -> Result<()> {
+    /// A healthy cluster is kept as it is, and gets nodes until there are `nodes` of them. Half a
+    /// cluster is removed and made anew: all of it is cheap to make, and nothing in it is worth
+    /// repairing. Two runs at once take turns.
+    ///
+    /// With kind there are always two nodes.
+    pub fn up(&self, nodes: u8, progress: &Progress) -> Result<()> {
         match &self.provider {
-            Provider::Builtin(state) => builtin::up(self, state, progress),
+            Provider::Builtin(state) => builtin::up(self, state, nodes, progress),
             Provider::Kind => {
                 prerequisites::ensure_kind()?;
                 self.toolchain.build(&crate::toolchain::CLIENTS, progress)?;
@@ -94,7 +98,7 @@ impl Cluster {
         }
     }
 
-    /// Every component of the node and how it is; none where there is no node.
+    /// Every component of every node and how it is; none where there is no node.
     pub fn components(&self) -> Option<Vec<ComponentStatus>> {
         match &self.provider {
             Provider::Builtin(state) => builtin::components(state),
@@ -102,7 +106,7 @@ impl Cluster {
         }
     }
 
-    /// Gives the node an image, from an OCI archive.
+    /// Gives every node an image, from an OCI archive.
     pub fn load_image(&self, archive: &Path) -> Result<()> {
         match &self.provider {
             Provider::Builtin(state) => builtin::load_image(state, archive),
@@ -114,7 +118,7 @@ impl Cluster {
     /// A command in the cluster's network, with `KUBECONFIG` set, that otherwise sees the host.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = match &self.provider {
-            Provider::Builtin(_) => network::inside(program),
+            Provider::Builtin(state) => network::inside(&state.first(), program),
             Provider::Kind => Command::new(program.as_ref()),
         };
         command.env("KUBECONFIG", self.kubeconfig());
@@ -188,7 +192,7 @@ impl Cluster {
     /// where the way leads through [`Route`]s.
     pub fn in_network<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         match &self.provider {
-            Provider::Builtin(_) => network::run_inside(work),
+            Provider::Builtin(state) => network::run_inside(&state.first(), work),
             Provider::Kind => work(),
         }
     }
@@ -197,8 +201,62 @@ impl Cluster {
     /// addresses answer. There is no way back, so this is for threads made for the purpose.
     pub fn enter_network(&self) -> Result<()> {
         match &self.provider {
-            Provider::Builtin(_) => network::enter(),
+            Provider::Builtin(state) => network::enter(&state.first()),
             Provider::Kind => Ok(()),
+        }
+    }
+
+    /// The names of the nodes that accidents may befall: all but the one with the control plane.
+    /// Empty where there is none, or where nodes are not ours to break.
+    pub fn other_nodes(&self) -> Vec<String> {
+        match &self.provider {
+            Provider::Builtin(state) => {
+                let nodes = state.nodes().filter(|node| !node.is_first());
+                let nodes = nodes.filter(node::exists);
+                nodes.map(|node| node.name().to_owned()).collect()
+            }
+            Provider::Kind => Vec::new(),
+        }
+    }
+
+    /// Why accidents of nodes cannot be caused here; none where they can.
+    pub fn nodes_are_not_ours(&self) -> Option<&'static str> {
+        match &self.provider {
+            Provider::Builtin(_) => None,
+            Provider::Kind => Some("kind's nodes are containers of the Docker engine"),
+        }
+    }
+
+    /// Takes the node off the network, as if its cable were pulled. It runs on, for itself.
+    pub fn cut_off(&self, node: &str) -> Result<()> {
+        members::cut_off(self.ours()?, node)
+    }
+
+    /// Puts a node that was cut off back on the network.
+    pub fn reconnect(&self, node: &str) -> Result<()> {
+        members::reconnect(self.ours()?, node)
+    }
+
+    /// Ends everything on the node at once, as a power loss would. Its disk stays.
+    pub fn end_node(&self, node: &str) -> Result<()> {
+        members::end(self.ours()?, node)
+    }
+
+    /// Starts a node after [`Cluster::end_node`], and waits until it is Ready. If Kubernetes has not
+    /// missed it yet, that is at once.
+    pub fn start_node(&self, node: &str) -> Result<()> {
+        members::start(self, self.ours()?, node)
+    }
+
+    /// Kills (`kill -9`) what watches over the containers of a pod for containerd.
+    pub fn kill_shim(&self, pod_uid: &str) -> Result<()> {
+        members::kill_shim(self.ours()?, pod_uid)
+    }
+
+    fn ours(&self) -> Result<&State> {
+        match &self.provider {
+            Provider::Builtin(state) => Ok(state),
+            Provider::Kind => bail!("accidents of nodes need the built-in cluster"),
         }
     }
 

@@ -3,6 +3,7 @@
 //! The same files give the same bytes on every machine: entries are sorted, times and owners fixed.
 //! See <https://github.com/opencontainers/image-spec>.
 
+mod archive;
 pub mod helpers;
 pub mod product;
 
@@ -60,7 +61,7 @@ pub enum Entry {
     Link(String),
 }
 
-/// An archive that was written.
+/// An archive.
 #[derive(Clone, Debug)]
 pub struct Archive {
     /// Where it is.
@@ -96,8 +97,8 @@ impl Image {
         described["annotations"] = json!({
             // The first is what containerd and Docker name the image by, the second what the
             // specification says.
-            "io.containerd.image.name": reference,
-            "org.opencontainers.image.ref.name": tag,
+            NAME: reference,
+            TAG: tag,
         });
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [described] });
 
@@ -107,7 +108,7 @@ impl Image {
                 "oci-layout".to_owned(),
                 to_bytes(&json!({ "imageLayoutVersion": "1.0.0" }))?,
             ),
-            ("index.json".to_owned(), to_bytes(&index)?),
+            (archive::INDEX_FILE.to_owned(), to_bytes(&index)?),
             (format!("blobs/sha256/{config_digest}"), config),
             (format!("blobs/sha256/{digest}"), manifest),
             (format!("blobs/sha256/{}", sha256(&compressed)), compressed),
@@ -248,6 +249,8 @@ fn sha256(bytes: &[u8]) -> String {
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const NAME: &str = "io.containerd.image.name";
+const TAG: &str = "org.opencontainers.image.ref.name";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 

@@ -1,4 +1,4 @@
-//! `cargo xtask cluster`: a real one-node Kubernetes to try things on.
+//! `cargo xtask cluster`: a real Kubernetes of one node or a few to try things on.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use tile_proxy_tests::cluster::Cluster;
+use tile_proxy_tests::cluster::layout::MAX_NODES;
 use tile_proxy_tests::progress::{Progress, Time};
 use tile_proxy_tests::toolchain::{HELM, KUBECTL};
 
-/// A real one-node Kubernetes: up, down, and ways in.
+/// A real Kubernetes of one node or a few: up, down, and ways in.
 ///
 /// It runs in namespaces of its own and listens nowhere on the host. The first `up` builds every
 /// component from Go modules (about ten minutes on two cores); later ones take seconds.
@@ -20,6 +21,7 @@ use tile_proxy_tests::toolchain::{HELM, KUBECTL};
 #[command(after_help = "\
 Examples:
   cargo xtask cluster up
+  cargo xtask cluster up --nodes 2     replicas spread; a second node can be lost
   cargo xtask cluster kubectl get tileproxies --all-namespaces
   cargo xtask cluster helm list --all-namespaces
   cargo xtask cluster shell
@@ -28,9 +30,9 @@ Examples:
 
 Environment:
   TILE_PROXY_CACHE  built tools and images   [default: ~/.cache/tile-proxy]
-  TILE_PROXY_STATE  the node's own folder    [default: /var/lib/tile-proxy-cluster]")]
+  TILE_PROXY_STATE  the nodes' own folder    [default: /var/lib/tile-proxy-cluster]")]
 pub(crate) struct Args {
-    /// Use kind and Docker instead of the built-in node
+    /// Use kind and Docker instead of the built-in nodes
     #[arg(long, global = true)]
     kind: bool,
     #[command(subcommand)]
@@ -40,7 +42,12 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Start the cluster, or find that it runs; repairs what an earlier run left
-    Up,
+    Up {
+        /// Nodes it has at least; a running cluster gets what is missing. kind has always two
+        #[arg(long, default_value_t = 1, value_name = "N",
+              value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_NODES)))]
+        nodes: u8,
+    },
     /// Stop the cluster and remove all of it
     Down,
     /// Show every component, the node and the pods
@@ -79,7 +86,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         Cluster::builtin()?
     };
     match args.action {
-        Action::Up => cluster.up(&Progress::new())?,
+        Action::Up { nodes } => cluster.up(nodes, &Progress::new())?,
         Action::Down => cluster.down(&Progress::new())?,
         Action::Status => return status(&cluster),
         Action::Load { archive } => cluster.load_image(&archive)?,
@@ -114,7 +121,7 @@ fn status(cluster: &Cluster) -> Result<ExitCode> {
                 format!("ended    pid {pid:<8} {}", component.log.display())
             }
         };
-        report += &format!("{:<26} {state}\n", component.name);
+        report += &format!("{:<14} {:<26} {state}\n", component.node, component.name);
     }
     for what in ["nodes", "pods"] {
         match cluster

@@ -15,7 +15,10 @@ use tile_proxy_tests::progress::Progress;
 Examples:
   cargo xtask image
   skopeo copy oci-archive:target/image/tile-proxy.oci.tar docker://registry.example.com/tile-proxy
-  kind load image-archive target/image/tile-proxy.oci.tar")]
+  kind load image-archive target/image/tile-proxy.oci.tar
+
+Environment:
+  TILE_PROXY_IMAGE  an archive that demo and tests are to use instead of building one")]
 pub(crate) struct Args {}
 
 pub(crate) fn run(_: Args) -> Result<ExitCode> {

@@ -5,17 +5,18 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Cluster;
-use super::layout::DNS_SERVICE_IP;
+use super::layout::{DNS_SERVICE_IP, Node};
 use crate::image::helpers;
 use crate::progress::Progress;
 
-/// Installs CoreDNS and the volume provisioner and waits for both.
-pub(super) fn install(cluster: &Cluster, progress: &Progress) -> Result<()> {
+/// Installs CoreDNS and the volume provisioner on the node `first` and waits for both.
+pub(super) fn install(cluster: &Cluster, first: &Node, progress: &Progress) -> Result<()> {
     let toolchain = cluster.toolchain();
     let dns = progress.step("CoreDNS");
     let coredns = helpers::coredns(toolchain)?;
     cluster.apply(
         &include_str!("addons/coredns.yaml")
+            .replace("@FIRST_NODE@", first.name())
             .replace("@COREDNS@", &coredns.reference)
             .replace("@DNS_SERVICE_IP@", DNS_SERVICE_IP),
     )?;
@@ -24,6 +25,7 @@ pub(super) fn install(cluster: &Cluster, progress: &Progress) -> Result<()> {
     let provisioner = helpers::local_path_provisioner(toolchain)?;
     cluster.apply(
         &include_str!("addons/local-path-provisioner.yaml")
+            .replace("@FIRST_NODE@", first.name())
             .replace("@LOCAL_PATH_PROVISIONER@", &provisioner.reference)
             .replace("@BUSYBOX@", &helpers::busybox(toolchain)?.reference),
     )?;

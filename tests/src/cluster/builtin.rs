@@ -1,4 +1,4 @@
-//! The built-in node from nothing to Ready, and back.
+//! The built-in nodes from nothing to Ready, and back.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::layout::{NODE_NAME, State};
+use super::layout::{Node, State};
 use super::proc::Process;
-use super::{Cluster, addons, control_plane, daemon, node, pki, worker};
+use super::{Cluster, addons, control_plane, daemon, members, node, pki, worker};
 use crate::image::helpers;
 use crate::progress::Progress;
 use crate::run::Run;
@@ -18,7 +18,7 @@ use crate::wait::{self, Seen};
 use crate::{lock, prerequisites};
 
 /// See [`Cluster::up`].
-pub(super) fn up(cluster: &Cluster, state: &State, progress: &Progress) -> Result<()> {
+pub(super) fn up(cluster: &Cluster, state: &State, nodes: u8, progress: &Progress) -> Result<()> {
     prerequisites::ensure_node(progress)?;
     cluster.toolchain.build(&ALL, progress)?;
 
@@ -26,18 +26,25 @@ pub(super) fn up(cluster: &Cluster, state: &State, progress: &Progress) -> Resul
     let _lock = lock::take(Path::new(LOCK), LOCK_NAME, OTHER_RUN, &step)?;
     if is_healthy(cluster, state) {
         step.done("runs already");
-        return Ok(());
-    }
-    if let Some(remains) = node::remains(state) {
-        step.note("removing an unhealthy or unfinished cluster");
-        node::destroy(state)?;
-        step.done(format!("removed the remains of an earlier run ({remains})"));
     } else {
-        step.done("starting");
+        if let Some(remains) = node::remains(state) {
+            step.note("removing an unhealthy or unfinished cluster");
+            node::destroy(state)?;
+            step.done(format!("removed the remains of an earlier run ({remains})"));
+        } else {
+            step.done("starting");
+        }
+        start(cluster, state, progress)
+            .with_context(|| format!("the cluster did not start; its logs: {}", logs(state)))?;
     }
-
-    let started = start(cluster, state, progress);
-    started.with_context(|| format!("the cluster did not start; its logs: {}", logs(state)))
+    let wanted = state.nodes().take(nodes.into());
+    for node in wanted.filter(|node| !node::exists(node)) {
+        members::add(cluster, state, &node, progress).with_context(|| {
+            let log = node.var().join("log").display().to_string();
+            format!("{} did not start; its logs: {log}", node.name())
+        })?;
+    }
+    Ok(())
 }
 
 /// See [`Cluster::down`].
@@ -54,9 +61,11 @@ pub(super) fn down(state: &State, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// One component of the node.
+/// One component of a node.
 #[derive(Clone, Debug)]
 pub struct ComponentStatus {
+    /// The node it belongs to.
+    pub node: String,
     /// Its name.
     pub name: &'static str,
     /// Its process, seen from the host; none if it was never started.
@@ -70,25 +79,46 @@ pub struct ComponentStatus {
 /// See [`Cluster::components`].
 pub(super) fn components(state: &State) -> Option<Vec<ComponentStatus>> {
     node::remains(state)?;
-    let status = |name| {
-        let process = daemon::recorded(state, name);
+    let status = |(node, name): (Node, _)| {
+        let process = daemon::recorded(&node, name);
         ComponentStatus {
+            node: node.name().to_owned(),
             name,
             pid: process.map(|process| process.pid),
             age_seconds: process
                 .filter(|p| p.is_alive())
                 .and_then(Process::age_seconds),
-            log: state.log(name),
+            log: node.log(name),
         }
     };
-    Some(COMPONENTS.into_iter().map(status).collect())
+    Some(expected(state).map(status).collect())
+}
+
+/// The daemons of every node that was started.
+fn expected(state: &State) -> impl Iterator<Item = (Node, &'static str)> {
+    let nodes = state
+        .nodes()
+        .filter(|node| node.is_first() || node::exists(node));
+    nodes.flat_map(|node| {
+        let control_plane: &[_] = if node.is_first() { &CONTROL_PLANE } else { &[] };
+        let all = control_plane.iter().chain(&WORKER);
+        all.map(move |&name| (node.clone(), name))
+    })
 }
 
 /// See [`Cluster::load_image`].
 pub(super) fn load_image(state: &State, archive: &Path) -> Result<()> {
+    for node in state.nodes().filter(node::exists) {
+        import(&node, archive)?;
+    }
+    Ok(())
+}
+
+/// Imports an image into the store of `node`.
+pub(super) fn import(node: &Node, archive: &Path) -> Result<()> {
     let file = File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
     // Read from standard input: the node does not see the host's /var and /run.
-    Run::from_command(node::inside(state, "ctr")?)
+    Run::from_command(node::inside(node, "ctr")?)
         .args(["--namespace", "k8s.io", "images", "import", "-"])
         .input_file(file)
         .named("ctr images import")
@@ -97,51 +127,49 @@ pub(super) fn load_image(state: &State, archive: &Path) -> Result<()> {
         .map(drop)
 }
 
-/// Everything runs, in the versions of today, and the node is Ready.
+/// Everything runs, in the versions of today, and all nodes are Ready.
 fn is_healthy(cluster: &Cluster, state: &State) -> bool {
     let complete = fs::read_to_string(state.complete()).is_ok_and(|text| text == versions());
     complete
-        && node::first(state).is_some()
-        && COMPONENTS
-            .iter()
-            .all(|name| daemon::check(state, name).is_ok())
-        && node_condition(cluster).is_ok_and(|condition| condition.is_none())
+        && node::first(&state.first()).is_some()
+        && expected(state).all(|(node, name)| daemon::check(&node, name).is_ok())
+        && state
+            .nodes()
+            .filter(node::exists)
+            .all(|node| node_condition(cluster, &node).is_ok_and(|condition| condition.is_none()))
 }
 
-/// Starts a node where there is none. What waits for nothing starts first.
+/// Starts the first node where there is none. What waits for nothing starts first.
 fn start(cluster: &Cluster, state: &State, progress: &Progress) -> Result<()> {
     let toolchain = &cluster.toolchain;
+    let first = &state.first();
     let step = progress.step("namespaces");
-    node::create(state, toolchain)?;
+    node::create(first, first, toolchain)?;
     step.done("network, mounts, processes");
 
     let step = progress.step("certificates");
     pki::write(state)?;
     let pause = helpers::pause(toolchain)?;
-    worker::configure(state, &pause.reference)?;
+    worker::configure(first, &pause.reference)?;
     step.done("");
 
     let store = progress.step("etcd");
-    control_plane::etcd().start(state)?;
-    worker::containerd().start(state)?;
-    await_answer(state, "etcd", || {
-        Run::from_command(node::inside(state, "bash")?)
+    control_plane::etcd().start(first)?;
+    worker::containerd().start(first)?;
+    await_answer(first, "etcd", || {
+        Run::from_command(node::inside(first, "bash")?)
             .args(["-c", "exec 3<>/dev/tcp/127.0.0.1/2379"])
             .stdout()
     })?;
     store.done("listens");
 
     let api_server = progress.step("kube-apiserver");
-    control_plane::api_server().start(state)?;
+    control_plane::api_server().start(first)?;
     let runtime = progress.step("containerd");
-    await_answer(state, "containerd", || {
-        Run::from_command(node::inside(state, "ctr")?)
-            .arg("version")
-            .stdout()
-    })?;
+    await_containerd(first)?;
     runtime.done("answers");
-    load_helpers(state, toolchain, progress)?;
-    await_answer(state, "kube-apiserver", || {
+    load_helpers(first, toolchain, progress)?;
+    await_answer(first, "kube-apiserver", || {
         cluster
             .kubectl(["get", "--raw", "/readyz"])
             .deadline(Duration::from_secs(10))
@@ -153,30 +181,45 @@ fn start(cluster: &Cluster, state: &State, progress: &Progress) -> Result<()> {
     for daemon in [
         control_plane::controller_manager(),
         control_plane::scheduler(),
-        worker::kubelet(),
-        worker::kube_proxy(),
     ] {
-        daemon.start(state)?;
+        daemon.start(first)?;
     }
-    wait::until("node Ready", READY, daemon::PAUSE * 4, || {
-        for name in COMPONENTS {
-            daemon::check(state, name)?;
+    join(cluster, state, first)?;
+    ready.done("Ready");
+
+    addons::install(cluster, first, progress)?;
+    lock::write_atomically(&state.complete(), versions().as_bytes())
+}
+
+/// Starts the kubelet and the proxy of `node`, where containerd answers, and waits until it is Ready.
+pub(super) fn join(cluster: &Cluster, state: &State, node: &Node) -> Result<()> {
+    worker::kubelet(node).start(node)?;
+    worker::kube_proxy().start(node)?;
+    let what = format!("node {} Ready", node.name());
+    wait::until(&what, READY, daemon::PAUSE * 4, || {
+        for (node, name) in expected(state) {
+            daemon::check(&node, name)?;
         }
-        Ok(match node_condition(cluster) {
+        Ok(match node_condition(cluster, node) {
             Ok(None) => Seen::Ready(()),
             Ok(Some(why)) => Seen::NotYet(why),
             Err(error) => Seen::NotYet(format!("{error:#}")),
         })
     })
-    .with_context(|| cluster.diagnosis(&[]))?;
-    ready.done("Ready");
+    .with_context(|| cluster.diagnosis(&[]))
+}
 
-    addons::install(cluster, progress)?;
-    lock::write_atomically(&state.complete(), versions().as_bytes())
+/// Waits for the container runtime of `node`: a kubelet that finds none ends.
+pub(super) fn await_containerd(node: &Node) -> Result<()> {
+    await_answer(node, "containerd", || {
+        Run::from_command(node::inside(node, "ctr")?)
+            .arg("version")
+            .stdout()
+    })
 }
 
 /// Imports the images of the add-ons.
-fn load_helpers(state: &State, toolchain: &Toolchain, progress: &Progress) -> Result<()> {
+fn load_helpers(node: &Node, toolchain: &Toolchain, progress: &Progress) -> Result<()> {
     let step = progress.step("images");
     for helper in [
         helpers::pause(toolchain)?,
@@ -185,20 +228,20 @@ fn load_helpers(state: &State, toolchain: &Toolchain, progress: &Progress) -> Re
         helpers::busybox(toolchain)?,
     ] {
         step.note(&helper.reference);
-        load_image(state, &helper.archive)?;
+        import(node, &helper.archive)?;
     }
     step.done("imported");
     Ok(())
 }
 
 /// Waits until `ask` succeeds; fails at once when the daemon asked has ended.
-fn await_answer(state: &State, name: &'static str, ask: impl Fn() -> Result<String>) -> Result<()> {
+fn await_answer(node: &Node, name: &'static str, ask: impl Fn() -> Result<String>) -> Result<()> {
     wait::until(
         &format!("{name} to answer"),
         READY,
         daemon::PAUSE * 2,
         || {
-            daemon::check(state, name)?;
+            daemon::check(node, name)?;
             Ok(match ask() {
                 Ok(_) => Seen::Ready(()),
                 Err(error) => Seen::NotYet(format!("{error:#}")),
@@ -208,15 +251,15 @@ fn await_answer(state: &State, name: &'static str, ask: impl Fn() -> Result<Stri
     .with_context(|| {
         format!(
             "last words of {name}:\n{}",
-            crate::run::last_lines_of(&state.log(name), 12)
+            crate::run::last_lines_of(&node.log(name), 12)
         )
     })
 }
 
-/// Why the node is not Ready; none if it is.
-fn node_condition(cluster: &Cluster) -> Result<Option<String>> {
+/// Why `node` is not Ready; none if it is.
+pub(super) fn node_condition(cluster: &Cluster, node: &Node) -> Result<Option<String>> {
     #[derive(Deserialize)]
-    struct Node {
+    struct Object {
         status: Status,
     }
     #[derive(Deserialize)]
@@ -230,7 +273,7 @@ fn node_condition(cluster: &Cluster) -> Result<Option<String>> {
         status: String,
         message: String,
     }
-    let Some(node) = cluster.get::<Node>(&["node", NODE_NAME])? else {
+    let Some(node) = cluster.get::<Object>(&["node", node.name()])? else {
         return Ok(Some("the kubelet has not registered it yet".to_owned()));
     };
     let ready = node
@@ -251,21 +294,21 @@ fn versions() -> String {
 }
 
 fn logs(state: &State) -> String {
-    state.var().join("log").display().to_string()
+    state.first().var().join("log").display().to_string()
 }
 
-/// The daemons of a running node, in the order they start.
-const COMPONENTS: [&str; 7] = [
+/// The daemons of the control plane, in the order they start.
+const CONTROL_PLANE: [&str; 4] = [
     "etcd",
-    "containerd",
     "kube-apiserver",
     "kube-controller-manager",
     "kube-scheduler",
-    "kubelet",
-    "kube-proxy",
 ];
 
-/// Outside the node's folder, which `down` removes.
+/// The daemons of every node.
+const WORKER: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
+
+/// Outside the nodes' folders, which `down` removes.
 const LOCK: &str = "/run/lock/tile-proxy-cluster.lock";
 const LOCK_NAME: &str = "the lock of the cluster";
 

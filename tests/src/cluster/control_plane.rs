@@ -1,7 +1,7 @@
 //! The control plane: etcd, API server, controllers, scheduler.
 
 use super::daemon::Daemon;
-use super::layout::{CONFIG, NODE_IP, POD_CIDR, SERVICE_CIDR, TOOLS};
+use super::layout::{CONFIG, FIRST_NODE_IP, POD_CIDR, SERVICE_CIDR, TOOLS};
 use crate::toolchain::{ETCD, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, KUBE_SCHEDULER, Tool};
 
 /// The store. A cluster does not outlive its node, so its writes need not reach the disk.
@@ -26,8 +26,8 @@ pub(super) fn api_server() -> Daemon {
         KUBE_APISERVER,
         [
             &format!("--etcd-servers={ETCD_URL}"),
-            &format!("--bind-address={NODE_IP}"),
-            &format!("--advertise-address={NODE_IP}"),
+            &format!("--bind-address={FIRST_NODE_IP}"),
+            &format!("--advertise-address={FIRST_NODE_IP}"),
             "--secure-port=6443",
             &format!("--service-cluster-ip-range={SERVICE_CIDR}"),
             &format!("--tls-cert-file={CONFIG}/apiserver.crt"),
@@ -43,6 +43,9 @@ pub(super) fn api_server() -> Daemon {
             &format!("--kubelet-client-key={CONFIG}/apiserver-kubelet.key"),
             // The node's name resolves nowhere; logs, exec and port-forward go to its address.
             "--kubelet-preferred-address-types=InternalIP",
+            // People wait for what a lost node causes; the default is five minutes.
+            "--default-not-ready-toleration-seconds=15",
+            "--default-unreachable-toleration-seconds=15",
         ],
     )
 }
@@ -57,6 +60,12 @@ pub(super) fn controller_manager() -> Daemon {
             &format!("--service-account-private-key-file={CONFIG}/service-account.key"),
             "--use-service-account-credentials",
             &format!("--cluster-cidr={POD_CIDR}"),
+            // Each node's part is written into its configuration.
+            "--allocate-node-cidrs=false",
+            // A silent node is lost after this long; see the kubelet's lease. A machine under load
+            // may starve a kubelet for some seconds.
+            "--node-monitor-period=1s",
+            "--node-monitor-grace-period=20s",
             "--bind-address=127.0.0.1",
             "--leader-elect=false",
         ],

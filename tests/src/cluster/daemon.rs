@@ -1,4 +1,4 @@
-//! Long-lived programs of the node: started in a session of their own, recorded, watched.
+//! Long-lived programs of a node: started in a session of their own, recorded, watched.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::layout::State;
+use super::layout::Node;
 use super::node;
 use super::proc::{self, Process};
 use crate::wait::{self, Seen};
 use crate::{lock, run};
 
-/// A program the node runs until it is stopped.
+/// A program a node runs until it is stopped.
 #[derive(Clone, Debug)]
 pub(super) struct Daemon {
     /// Its name in progress lines, records and logs.
@@ -25,16 +25,16 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it inside the node.
+    /// Starts it inside the node `on`.
     ///
     /// `setsid --fork` leaves it to the node's first process, which reaps it whenever it ends; and
     /// a session of its own keeps Ctrl-C and the end of the terminal away from it.
-    pub(super) fn start(&self, state: &State) -> Result<()> {
-        let log = state.log(self.name);
+    pub(super) fn start(&self, on: &Node) -> Result<()> {
+        let log = on.log(self.name);
         // Names the node too, so that nothing but this daemon of this node can carry it.
-        let identity = state.record(self.name);
+        let identity = on.record(self.name);
         let marker = format!("{DAEMON}={}", identity.display());
-        let starter = node::inside(state, "setsid")?
+        let starter = node::inside(on, "setsid")?
             .arg("--fork")
             .arg(&self.program)
             .args(&self.args)
@@ -61,7 +61,7 @@ impl Daemon {
             })
         })
         .with_context(|| format!("its last words:\n{}", run::last_lines_of(&log, LAST_WORDS)))?;
-        record(state, self.name, process)
+        record(on, self.name, process)
     }
 }
 
@@ -73,10 +73,10 @@ pub(super) fn open_log(path: &Path) -> Result<Stdio> {
         .into())
 }
 
-/// Fails with the last words of the daemon `name` if it no longer runs.
-pub(super) fn check(state: &State, name: &str) -> Result<()> {
-    if recorded(state, name).is_none_or(|process| !process.is_alive()) {
-        let log = state.log(name);
+/// Fails with the last words of the daemon `name` of the node `on` if it no longer runs.
+pub(super) fn check(on: &Node, name: &str) -> Result<()> {
+    if recorded(on, name).is_none_or(|process| !process.is_alive()) {
+        let log = on.log(name);
         bail!(
             "{name} does not run; its last words (all of them: {}):\n{}",
             log.display(),
@@ -86,18 +86,18 @@ pub(super) fn check(state: &State, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Remembers `process` as the daemon `name`.
-pub(super) fn record(state: &State, name: &str, process: Process) -> Result<()> {
-    let path = state.record(name);
+/// Remembers `process` as the daemon `name` of the node `on`.
+pub(super) fn record(on: &Node, name: &str, process: Process) -> Result<()> {
+    let path = on.record(name);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     lock::write_atomically(&path, &serde_json::to_vec(&process)?)
 }
 
-/// The process remembered as the daemon `name`, whether or not it still runs.
-pub(super) fn recorded(state: &State, name: &str) -> Option<Process> {
-    read(&state.record(name))
+/// The process remembered as the daemon `name` of the node `on`, whether or not it still runs.
+pub(super) fn recorded(on: &Node, name: &str) -> Option<Process> {
+    read(&on.record(name))
 }
 
 fn read(path: &Path) -> Option<Process> {

@@ -12,7 +12,11 @@ pub(super) fn explain(cluster: &Cluster, namespaces: &[&str]) -> String {
     for component in cluster.components().unwrap_or_default() {
         if component.age_seconds.is_none() {
             let words = crate::run::last_lines_of(&component.log, COMPONENT_LINES);
-            let _ = writeln!(report, "{} does not run:\n{words}", component.name);
+            let _ = writeln!(
+                report,
+                "{} of {} does not run:\n{words}",
+                component.name, component.node
+            );
         }
     }
     section(

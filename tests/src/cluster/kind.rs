@@ -25,12 +25,21 @@ pub(super) fn up(cluster: &Cluster, progress: &Progress) -> Result<()> {
         step.done("runs already");
         return Ok(());
     }
-    kind(&["create", "cluster", "--wait", "180s", "--kubeconfig"])
-        .arg(&kubeconfig)
-        .deadline(CREATE)
-        .live(&step)
-        .stdout()
-        .context("kind could not create the cluster")?;
+    kind(&[
+        "create",
+        "cluster",
+        "--wait",
+        "180s",
+        "--config",
+        "-",
+        "--kubeconfig",
+    ])
+    .arg(&kubeconfig)
+    .input(include_str!("kind.yaml"))?
+    .deadline(CREATE)
+    .live(&step)
+    .stdout()
+    .context("kind could not create the cluster")?;
     step.done("Ready");
     Ok(())
 }

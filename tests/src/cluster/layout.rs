@@ -1,14 +1,10 @@
-//! Addresses and places of the node: decided once, used by every configuration file.
+//! Addresses and places of the nodes: decided once, used by every configuration file.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The node's network namespace, as `ip netns` and `nsenter --net` name it.
-pub const NETNS: &str = "/run/netns/tile-proxy";
-/// The node's name in Kubernetes, and that of its cgroup.
-pub const NODE_NAME: &str = "tile-proxy";
-/// The node's address; it exists inside the namespace only, so it collides with nothing outside.
-pub const NODE_IP: &str = "10.250.0.1";
+/// The address of the first node, where the control plane listens.
+pub const FIRST_NODE_IP: &str = "10.250.0.1";
 /// Where the API server listens.
 pub const API_SERVER: &str = "https://10.250.0.1:6443";
 /// Addresses of pods.
@@ -20,12 +16,15 @@ pub const KUBERNETES_SERVICE_IP: &str = "10.96.0.1";
 /// The Service `kube-dns`.
 pub const DNS_SERVICE_IP: &str = "10.96.0.10";
 
-/// Where the tools of the cache appear inside the node.
+/// Nodes a cluster can have: more show nothing that two do not, and each takes half a gigabyte.
+pub const MAX_NODES: u8 = 3;
+
+/// Where the tools of the cache appear inside a node.
 pub const TOOLS: &str = "/opt";
-/// Certificates, kubeconfigs and configuration files, inside the node.
+/// Certificates, kubeconfigs and configuration files, inside a node.
 pub const CONFIG: &str = "/var/lib/kubernetes";
 
-/// The node's folder on the host: `$TILE_PROXY_STATE`, else [`DEFAULT_STATE`].
+/// The cluster's folder on the host: `$TILE_PROXY_STATE`, else [`DEFAULT_STATE`].
 #[derive(Clone, Debug)]
 pub struct State(PathBuf);
 
@@ -41,29 +40,9 @@ impl State {
         &self.0
     }
 
-    /// What the node sees as `/var`.
-    pub fn var(&self) -> PathBuf {
-        self.0.join("var")
-    }
-
-    /// Where the host sees the file the node knows as `CONFIG/name`.
-    pub fn config(&self, name: &str) -> PathBuf {
-        self.0.join("var/lib/kubernetes").join(name)
-    }
-
-    /// The log of the daemon `name`.
-    pub fn log(&self, name: &str) -> PathBuf {
-        self.0.join("var/log").join(format!("{name}.log"))
-    }
-
     /// The kubeconfig for people.
     pub fn kubeconfig(&self) -> PathBuf {
         self.0.join("admin.kubeconfig")
-    }
-
-    /// The record of the running daemon `name`.
-    pub fn record(&self, name: &str) -> PathBuf {
-        self.0.join("daemons").join(format!("{name}.json"))
     }
 
     /// Written when `up` is through; it names the versions that run.
@@ -71,14 +50,104 @@ impl State {
         self.0.join("complete")
     }
 
-    /// The environment entry by which every daemon of this node is known.
-    pub fn marker(&self) -> String {
-        format!("{MARKER}={}", self.0.display())
+    /// The first node, which also has the control plane and the way in.
+    pub fn first(&self) -> Node {
+        self.node(1)
+    }
+
+    /// Every node that could be; the first one first.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = Node> {
+        (1..=MAX_NODES).map(|ordinal| self.node(ordinal))
+    }
+
+    fn node(&self, ordinal: u8) -> Node {
+        let name = match ordinal {
+            1 => FIRST_NODE.to_owned(),
+            _ => format!("{FIRST_NODE}-{ordinal}"),
+        };
+        let dir = match ordinal {
+            1 => self.0.clone(),
+            _ => self.0.join(&name),
+        };
+        Node { ordinal, name, dir }
     }
 }
 
-/// The variable of [`State::marker`].
+/// One node, running or not.
+#[derive(Clone, Debug)]
+pub struct Node {
+    ordinal: u8, // from 1
+    name: String,
+    dir: PathBuf,
+}
+
+impl Node {
+    /// Its name in Kubernetes; also that of its network namespace, as `ip netns` knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its number, from 1.
+    pub fn ordinal(&self) -> u8 {
+        self.ordinal
+    }
+
+    /// Whether the control plane runs here.
+    pub fn is_first(&self) -> bool {
+        self.ordinal == 1
+    }
+
+    /// Its folder on the host. That of the first node holds those of the others.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its address; it exists inside the namespaces only, so it collides with nothing outside.
+    pub fn ip(&self) -> String {
+        format!("10.250.0.{}", self.ordinal)
+    }
+
+    /// Addresses of its pods: a part of [`POD_CIDR`].
+    pub fn pods(&self) -> String {
+        format!("10.88.{}.0/24", self.ordinal)
+    }
+
+    /// Its network namespace, as `nsenter --net` takes it.
+    pub fn network(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    /// What the node sees as `/var`.
+    pub fn var(&self) -> PathBuf {
+        self.dir.join("var")
+    }
+
+    /// Where the host sees the file the node knows as `CONFIG/name`.
+    pub fn config(&self, name: &str) -> PathBuf {
+        self.dir.join("var/lib/kubernetes").join(name)
+    }
+
+    /// The log of the daemon `name`.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.join("var/log").join(format!("{name}.log"))
+    }
+
+    /// The record of the running daemon `name`.
+    pub fn record(&self, name: &str) -> PathBuf {
+        self.dir.join("daemons").join(format!("{name}.json"))
+    }
+
+    /// The environment entry by which every daemon of this node is known.
+    pub fn marker(&self) -> String {
+        format!("{MARKER}={}", self.dir.display())
+    }
+}
+
+/// The variable of [`Node::marker`].
 pub const MARKER: &str = "TILE_PROXY_NODE";
 
-/// Where the node lives unless told otherwise.
+/// Where the nodes live unless told otherwise.
 pub const DEFAULT_STATE: &str = "/var/lib/tile-proxy-cluster";
+
+/// The name of the first node; the others have a number besides.
+const FIRST_NODE: &str = "tile-proxy";

@@ -1,8 +1,8 @@
-//! The node: a network, mount and PID namespace with one first process.
+//! A node: a network, mount and PID namespace with one first process.
 //!
-//! Everything the cluster runs, containers included, is a descendant of that first process. When
-//! it dies the kernel kills the rest and drops every mount, whatever state they were in. So there
-//! is one way to stop the node, and it works after any accident.
+//! Everything the node runs, containers included, is a descendant of that first process. When it
+//! dies the kernel kills the rest and drops every mount, whatever state they were in. So there is
+//! one way to stop a node, and it works after any accident.
 
 use std::fs;
 use std::path::Path;
@@ -15,37 +15,41 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::layout::{MARKER, NETNS, State, TOOLS};
+use super::layout::{MARKER, Node, State, TOOLS};
 use super::proc::{self, Process};
 use super::{daemon, network};
 use crate::run;
 use crate::toolchain::{PAUSE, Toolchain};
 use crate::wait::{self, Seen};
 
-/// Creates the namespaces and starts the first process.
-pub(super) fn create(state: &State, toolchain: &Toolchain) -> Result<()> {
-    let log_dir = state.var().join("log");
+/// Creates the namespaces and starts the first process; see [`network::create`] for `first`.
+pub(super) fn create(node: &Node, first: &Node, toolchain: &Toolchain) -> Result<()> {
+    let log_dir = node.var().join("log");
     for dir in [
-        &state.var().join("lib/kubernetes"),
-        &state.var().join("tmp"),
+        &node.var().join("lib/kubernetes"),
+        &node.var().join("tmp"),
         &log_dir,
     ] {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
-    network::create()?;
+    network::create(node, first)?;
 
-    let log = state.log("node");
+    let log = node.log("node");
     let mut command = Command::new("setsid");
     command
-        .args(["nsenter", &format!("--net={NETNS}"), "--"])
+        .args([
+            "nsenter",
+            &format!("--net={}", node.network().display()),
+            "--",
+        ])
         .args(["unshare", "--mount", "--propagation", "private"])
         .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .args(["sh", "-ec", SET_UP, "sh"])
         .arg(toolchain.tools())
-        .arg(state.var())
+        .arg(node.var())
         .arg(Path::new(TOOLS).join(PAUSE.folder()).join(PAUSE.name));
     let wrapper = command
-        .env(MARKER, state.dir())
+        .env(MARKER, node.dir())
         .stdin(Stdio::null())
         .stdout(daemon::open_log(&log)?)
         .stderr(daemon::open_log(&log)?)
@@ -54,7 +58,7 @@ pub(super) fn create(state: &State, toolchain: &Toolchain) -> Result<()> {
     let wrapper = Process::with_pid(wrapper.id().cast_signed())?;
 
     // The first process is the wrapper's child, and set up once it has become `pause`.
-    let first = wait::until("the node's first process", START, daemon::PAUSE, || {
+    let process = wait::until("the node's first process", START, daemon::PAUSE, || {
         if !wrapper.is_alive() {
             bail!(
                 "the node's namespaces were not made:\n{}",
@@ -68,17 +72,25 @@ pub(super) fn create(state: &State, toolchain: &Toolchain) -> Result<()> {
         });
         Ok(first.map_or_else(|| Seen::NotYet("being set up".to_owned()), Seen::Ready))
     })?;
-    daemon::record(state, FIRST, first)
+    daemon::record(node, FIRST, process)
+}
+
+/// Whether the node was ever started.
+pub(super) fn exists(node: &Node) -> bool {
+    daemon::recorded(node, FIRST).is_some()
 }
 
 /// The first process, if it runs.
-pub(super) fn first(state: &State) -> Option<Process> {
-    daemon::recorded(state, FIRST).filter(|first| first.is_alive())
+pub(super) fn first(node: &Node) -> Option<Process> {
+    daemon::recorded(node, FIRST).filter(|first| first.is_alive())
 }
 
 /// A command inside the node: its network, its mounts, its processes.
-pub(super) fn inside(state: &State, program: impl AsRef<Path>) -> Result<Command> {
-    let first = first(state).context("the node does not run; start it: cargo xtask cluster up")?;
+pub(super) fn inside(node: &Node, program: impl AsRef<Path>) -> Result<Command> {
+    let first = first(node).with_context(|| {
+        let name = node.name();
+        format!("the node {name} does not run; start it: cargo xtask cluster up")
+    })?;
     let mut command = Command::new("nsenter");
     command
         .args([
@@ -92,7 +104,7 @@ pub(super) fn inside(state: &State, program: impl AsRef<Path>) -> Result<Command
         .arg(program.as_ref())
         .current_dir("/")
         .env_clear()
-        .env(MARKER, state.dir())
+        .env(MARKER, node.dir())
         .env("HOME", "/root")
         .env(
             "PATH",
@@ -101,33 +113,43 @@ pub(super) fn inside(state: &State, program: impl AsRef<Path>) -> Result<Command
     Ok(command)
 }
 
-/// Ends the node and removes all it left on the host. Also works on half a node, and on none.
-///
-/// Returns how many processes it had to end.
-pub(super) fn destroy(state: &State) -> Result<usize> {
-    let ended = kill_all(state)?;
+/// Ends all nodes and removes all they left on the host. Also works on half a node, and on none.
+pub(super) fn destroy(state: &State) -> Result<()> {
+    for node in state.nodes().rev() {
+        end(&node, &state.first())?;
+    }
     unmount_all(state.dir())?;
-    network::remove()?;
     remove_cgroups();
-    remove_dir(state.dir())?;
-    Ok(ended)
+    remove_dir(state.dir())
 }
 
-/// What of a node is on this machine, for a message; none where there is nothing.
+/// Ends one node, and its network with it; its disk stays.
+pub(super) fn end(node: &Node, first: &Node) -> Result<()> {
+    kill_all(node)?;
+    network::remove(node, first)
+}
+
+/// What of a cluster is on this machine, for a message; none where there is nothing.
 pub(super) fn remains(state: &State) -> Option<String> {
-    let network = proc::namespace_id(Path::new(NETNS));
-    let processes = proc::members(network.as_deref(), &state.marker()).len();
+    let processes: usize = state.nodes().map(|node| members(&node).len()).sum();
     let mut remains = Vec::new();
     if processes > 0 {
         remains.push(format!("{processes} processes"));
     }
-    if Path::new(NETNS).exists() {
-        remains.push(NETNS.to_owned());
-    }
-    if state.dir().exists() {
-        remains.push(state.dir().display().to_string());
-    }
+    let networks = state.nodes().map(|node| node.network());
+    let folders = networks.chain([state.dir().to_path_buf()]);
+    remains.extend(
+        folders
+            .filter(|path| path.exists())
+            .map(|path| path.display().to_string()),
+    );
     (!remains.is_empty()).then(|| remains.join(", "))
+}
+
+/// Every process of the node.
+fn members(node: &Node) -> Vec<i32> {
+    let network = proc::namespace_id(&node.network());
+    proc::members(network.as_deref(), &node.marker())
 }
 
 /// Kills until nobody is left.
@@ -135,19 +157,17 @@ pub(super) fn remains(state: &State) -> Option<String> {
 /// The first process goes first: the kernel then kills and reaps all of its PID namespace before
 /// it lets it end, and its parent, our `unshare`, ends by itself. Killed in any other order they
 /// would be left to the init of the host, which in many containers reaps nobody.
-fn kill_all(state: &State) -> Result<usize> {
-    let network = proc::namespace_id(Path::new(NETNS));
-    let members = || proc::members(network.as_deref(), &state.marker());
-    let most = members().len();
-    if let Some(first) = first(state) {
+fn kill_all(node: &Node) -> Result<()> {
+    if let Some(first) = first(node) {
         kill_one(first.pid);
         let end = Instant::now() + STOP / 6;
-        while Instant::now() < end && !members().is_empty() {
+        while Instant::now() < end && !members(node).is_empty() {
             thread::sleep(daemon::PAUSE);
         }
     }
-    wait::until("the node's processes to end", STOP, daemon::PAUSE, || {
-        let left = members();
+    let what = format!("the processes of {} to end", node.name());
+    wait::until(&what, STOP, daemon::PAUSE, || {
+        let left = members(node);
         left.iter().copied().for_each(kill_one);
         Ok(match left.first() {
             None => Seen::Ready(()),
@@ -160,8 +180,7 @@ fn kill_all(state: &State) -> Result<usize> {
                 ))
             }
         })
-    })?;
-    Ok(most)
+    })
 }
 
 fn kill_one(pid: i32) {
@@ -169,7 +188,7 @@ fn kill_one(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
-/// The node's mounts are private to it, so there should be none of them here. Should one exist all
+/// The nodes' mounts are private to them, so there should be none of them here. Should one exist all
 /// the same, removing its folder would reach through it.
 fn unmount_all(dir: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot list mounts")?;

@@ -14,51 +14,20 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use super::layout::{API_SERVER, CONFIG, KUBERNETES_SERVICE_IP, NODE_IP, NODE_NAME, State};
+use super::layout::{API_SERVER, CONFIG, FIRST_NODE_IP, KUBERNETES_SERVICE_IP, Node, State};
 
 /// Writes all keys, certificates and kubeconfigs of a new cluster.
+///
+/// Those of nodes that may be added later, too: the authority's own key is not kept.
 pub(super) fn write(state: &State) -> Result<()> {
     let authority = Authority::new()?;
-    let dir = state.config("");
-    fs::create_dir_all(&dir)?;
-    authority.write(&dir)?;
-
-    for (file, name, sans) in [
-        ("apiserver", "kube-apiserver", API_SERVER_NAMES.as_slice()),
-        ("kubelet-server", NODE_NAME, &[NODE_IP, NODE_NAME]),
-    ] {
-        authority.server(name, sans)?.write(&dir, file)?;
+    for node in state.nodes() {
+        let dir = node.config("");
+        fs::create_dir_all(&dir)?;
+        authority.write(&dir)?;
+        authority.worker(&node, &dir)?;
     }
-    // The API server calls the kubelet for logs, exec and port-forward.
-    authority
-        .client("kube-apiserver-kubelet-client", Some(MASTERS))?
-        .write(&dir, "apiserver-kubelet")?;
-
-    write_token_keys(&dir)?;
-
-    for (file, user, group) in [
-        (
-            "kube-controller-manager",
-            "system:kube-controller-manager",
-            None,
-        ),
-        ("kube-scheduler", "system:kube-scheduler", None),
-        ("kube-proxy", "system:kube-proxy", None),
-        (
-            "kubelet",
-            &*format!("system:node:{NODE_NAME}"),
-            Some("system:nodes"),
-        ),
-    ] {
-        authority.client(user, group)?.write(&dir, file)?;
-        let kubeconfig = kubeconfig(
-            API_SERVER,
-            &format!("certificate-authority: {CONFIG}/ca.crt"),
-            &format!("client-certificate: {CONFIG}/{file}.crt"),
-            &format!("client-key: {CONFIG}/{file}.key"),
-        );
-        write_secret(&dir.join(format!("{file}.kubeconfig")), &kubeconfig)?;
-    }
+    authority.control_plane(&state.first().config(""))?;
 
     // People get one file they can copy.
     let kubeconfig = authority.kubeconfig(API_SERVER, "kubernetes-admin", Some(MASTERS))?;
@@ -95,6 +64,41 @@ impl Authority {
             issuer: Issuer::new(params, key),
             certificate,
         })
+    }
+
+    /// Writes what only the control plane has.
+    fn control_plane(&self, dir: &Path) -> Result<()> {
+        self.server("kube-apiserver", &API_SERVER_NAMES)?
+            .write(dir, "apiserver")?;
+        // The API server calls the kubelet for logs, exec and port-forward.
+        self.client("kube-apiserver-kubelet-client", Some(MASTERS))?
+            .write(dir, "apiserver-kubelet")?;
+        write_token_keys(dir)?;
+        for component in ["kube-controller-manager", "kube-scheduler"] {
+            self.component(dir, component, &format!("system:{component}"), None)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what every node has.
+    fn worker(&self, node: &Node, dir: &Path) -> Result<()> {
+        self.server(node.name(), &[&node.ip(), node.name()])?
+            .write(dir, "kubelet-server")?;
+        let user = format!("system:node:{}", node.name());
+        self.component(dir, "kubelet", &user, Some("system:nodes"))?;
+        self.component(dir, "kube-proxy", "system:kube-proxy", None)
+    }
+
+    /// Writes certificate, key and kubeconfig of a component that calls the API server.
+    fn component(&self, dir: &Path, file: &str, user: &str, group: Option<&str>) -> Result<()> {
+        self.client(user, group)?.write(dir, file)?;
+        let kubeconfig = kubeconfig(
+            API_SERVER,
+            &format!("certificate-authority: {CONFIG}/ca.crt"),
+            &format!("client-certificate: {CONFIG}/{file}.crt"),
+            &format!("client-key: {CONFIG}/{file}.key"),
+        );
+        write_secret(&dir.join(format!("{file}.kubeconfig")), &kubeconfig)
     }
 
     /// A certificate for whoever listens under one of `names`.
@@ -206,7 +210,7 @@ fn base64(text: &str) -> String {
 }
 
 const API_SERVER_NAMES: [&str; 6] = [
-    NODE_IP,
+    FIRST_NODE_IP,
     KUBERNETES_SERVICE_IP,
     "kubernetes",
     "kubernetes.default",

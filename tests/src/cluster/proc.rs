@@ -93,7 +93,8 @@ fn has_environment(pid: i32, entry: &str) -> bool {
     })
 }
 
-fn pids() -> impl Iterator<Item = i32> {
+/// Every process of the host.
+pub(super) fn pids() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc")
         .into_iter()
         .flatten()

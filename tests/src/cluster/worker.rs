@@ -1,4 +1,4 @@
-//! What makes the machine a node: containerd, kubelet, kube-proxy, and their configuration.
+//! What makes a node of the machine: containerd, kubelet, kube-proxy, and their configuration.
 
 use std::fs;
 use std::path::Path;
@@ -7,27 +7,27 @@ use anyhow::{Context, Result};
 
 use super::control_plane::daemon;
 use super::daemon::Daemon;
-use super::layout::{CONFIG, DNS_SERVICE_IP, NODE_IP, NODE_NAME, POD_CIDR, State};
+use super::layout::{CONFIG, DNS_SERVICE_IP, Node, POD_CIDR};
 use crate::prerequisites;
 use crate::toolchain::{KUBE_PROXY, KUBELET};
 
 /// Writes the configuration files of all three; `pause_image` is what pods are held open with.
-pub(super) fn configure(state: &State, pause_image: &str) -> Result<()> {
+pub(super) fn configure(node: &Node, pause_image: &str) -> Result<()> {
     let plugins = prerequisites::cni_plugins().context("the CNI plugins are not installed")?;
     for (name, text) in [
         ("containerd.toml", containerd_config(plugins, pause_image)),
-        ("kubelet.yaml", kubelet_config()),
-        ("kube-proxy.yaml", kube_proxy_config()),
-        ("cni/10-tile-proxy.conflist", cni_config()),
+        ("kubelet.yaml", kubelet_config(node)),
+        ("kube-proxy.yaml", kube_proxy_config(node)),
+        ("cni/10-tile-proxy.conflist", cni_config(node)),
     ] {
-        let path = state.config(name);
+        let path = node.config(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     // libcni keeps its results here and does not create the folder's parent.
-    fs::create_dir_all(state.var().join("lib/cni"))?;
+    fs::create_dir_all(node.var().join("lib/cni"))?;
     Ok(())
 }
 
@@ -41,14 +41,14 @@ pub(super) fn containerd() -> Daemon {
 }
 
 /// The kubelet. It exits if the socket of containerd is not there yet.
-pub(super) fn kubelet() -> Daemon {
+pub(super) fn kubelet(node: &Node) -> Daemon {
     daemon(
         KUBELET,
         [
             &format!("--config={CONFIG}/kubelet.yaml"),
             &format!("--kubeconfig={CONFIG}/kubelet.kubeconfig"),
-            &format!("--hostname-override={NODE_NAME}"),
-            &format!("--node-ip={NODE_IP}"),
+            &format!("--hostname-override={}", node.name()),
+            &format!("--node-ip={}", node.ip()),
         ],
     )
 }
@@ -88,7 +88,7 @@ state = "/run/containerd"
 
 /// Pods hang on routed veth pairs (`ptp`), not on a bridge: what one pod sends another then always
 /// passes the node's iptables, whether or not the kernel has `br_netfilter`.
-fn cni_config() -> String {
+fn cni_config(node: &Node) -> String {
     format!(
         r#"{{
   "cniVersion": "0.4.0",
@@ -100,21 +100,22 @@ fn cni_config() -> String {
       "ipam": {{
         "type": "host-local",
         "dataDir": "/run/cni-addresses",
-        "ranges": [[{{"subnet": "{POD_CIDR}"}}]],
+        "ranges": [[{{"subnet": "{}"}}]],
         "routes": [{{"dst": "0.0.0.0/0"}}]
       }}
     }}
   ]
 }}
-"#
+"#,
+        node.pods()
     )
 }
 
-fn kubelet_config() -> String {
+fn kubelet_config(node: &Node) -> String {
     format!(
         r#"apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-address: {NODE_IP}
+address: {}
 authentication:
   anonymous: {{enabled: false}}
   webhook: {{enabled: true}}
@@ -139,22 +140,25 @@ evictionHard: {{memory.available: 50Mi, nodefs.available: 1%, imagefs.available:
 imageGCHighThresholdPercent: 100
 # Short periods: people wait for this node.
 nodeStatusUpdateFrequency: 4s
+nodeLeaseDurationSeconds: 8
 syncFrequency: 10s
-"#
+"#,
+        node.ip()
     )
 }
 
-fn kube_proxy_config() -> String {
+fn kube_proxy_config(node: &Node) -> String {
     format!(
         r#"apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 clientConnection: {{kubeconfig: {CONFIG}/kube-proxy.kubeconfig}}
-hostnameOverride: {NODE_NAME}
+hostnameOverride: {}
 mode: iptables
 clusterCIDR: {POD_CIDR}
 # Zero leaves the connection tracking limits of the host alone.
 conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}
 iptables: {{minSyncPeriod: 100ms}}
-"#
+"#,
+        node.name()
     )
 }
