@@ -51,6 +51,10 @@ fn edits(config_file: &str) -> Vec<(&'static str, Value)> {
             json!({"automountServiceAccountToken": true}),
         ),
         (
+            "servicemonitor/rome",
+            json!({"spec": {"endpoints": [], "jobLabel": "other"}}),
+        ),
+        (
             "service/rome",
             json!({"spec": {"selector": {"app.kubernetes.io/instance": "milan"}}}),
         ),
@@ -75,7 +79,7 @@ fn edits(config_file: &str) -> Vec<(&'static str, Value)> {
     ]
 }
 
-const CHILDREN: [&str; 10] = [
+const CHILDREN: [&str; 11] = [
     "configmap/rome-config",
     "cronjob/rome-sync",
     "deployment/rome-replica-0",
@@ -86,13 +90,21 @@ const CHILDREN: [&str; 10] = [
     "service/rome",
     "service/rome-replica-0",
     "serviceaccount/rome-tile-proxy",
+    "servicemonitor/rome",
 ];
+
+/// A spec with which there is a child of every kind.
+fn all_kinds() -> Value {
+    json!({
+        "monitoring": {"serviceMonitor": {"enabled": true}},
+        "networkPolicy": {"enabled": true},
+    })
+}
 
 #[tokio::test]
 async fn an_edit_of_any_child_is_undone() {
     let world = World::new("edits").await;
-    let all = json!({"networkPolicy": {"enabled": true}});
-    world.create("rome", 2, all).await;
+    world.create("rome", 2, all_kinds()).await;
     let operator = Operator::start(&world).await;
     world.settles("rome").await;
     let want = without_history(world.state().await);
@@ -143,8 +155,7 @@ fn remove_other_container(state: &mut crate::state::State) {
 #[tokio::test]
 async fn a_child_that_is_deleted_is_made_again() {
     let world = World::new("deletions").await;
-    let all = json!({"networkPolicy": {"enabled": true}});
-    world.create("rome", 2, all).await;
+    world.create("rome", 2, all_kinds()).await;
     let operator = Operator::start(&world).await;
     world.settles("rome").await;
     let want = without_history(world.state().await);
@@ -160,8 +171,7 @@ async fn a_child_that_is_deleted_is_made_again() {
 #[tokio::test]
 async fn what_others_add_to_a_child_survives_repairs() {
     let world = World::new("additions").await;
-    let all = json!({"networkPolicy": {"enabled": true}});
-    world.create("rome", 2, all).await;
+    world.create("rome", 2, all_kinds()).await;
     let operator = Operator::start(&world).await;
     world.settles("rome").await;
     for child in CHILDREN {

@@ -18,7 +18,7 @@ const TILE_PROXIES: usize = 50;
 #[tokio::test]
 async fn fifty_tileproxies_settle_and_rest_and_nothing_tells_a_secret() {
     let world = World::new("fifty").await;
-    let program = Program::start(&world, &["--log-level=trace"]);
+    let program = Program::start(&world, false, &["--log-level=trace"]);
     let started = Instant::now();
     for n in 0..TILE_PROXIES {
         world.create(&format!("rome-{n}"), 1, json!({})).await;

@@ -29,6 +29,7 @@ mod lease;
 mod outage;
 mod removal;
 mod retention;
+mod rights;
 mod rollout;
 mod rules;
 mod scaling;

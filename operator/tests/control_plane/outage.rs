@@ -12,7 +12,7 @@ use crate::{
 
 #[tokio::test]
 async fn an_api_server_that_restarts_and_forgets_is_followed_again() {
-    let plane = own_plane();
+    let plane = Plane::own(&[]);
     let world = World::on(plane, "outage").await;
     world.create("rome", 2, json!({})).await;
     let operator = Operator::start(&world).await;
@@ -41,7 +41,7 @@ async fn an_api_server_that_restarts_and_forgets_is_followed_again() {
 
 #[tokio::test]
 async fn a_resource_that_cannot_be_read_is_refused_and_disturbs_no_other() {
-    let world = World::on(own_plane(), "unreadable").await;
+    let world = World::on(Plane::own(&[]), "unreadable").await;
     let operator = Operator::start(&world).await;
     world.create("milan", 1, json!({})).await;
     world.settles("milan").await;
@@ -81,9 +81,4 @@ async fn a_resource_that_cannot_be_read_is_refused_and_disturbs_no_other() {
     world.settles("milan").await;
     world.kubectl(&["delete", "tp/rome"]);
     drop(operator);
-}
-
-/// What is done to it, the other tests could not bear.
-fn own_plane() -> &'static Plane {
-    Box::leak(Box::new(Plane::start()))
 }

@@ -20,9 +20,9 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Started as the chart starts it, but without a Lease and for one namespace, and with `more`
-    /// flags.
-    pub(crate) fn start(world: &World, more: &[&str]) -> Self {
+    /// Started as the chart starts it, but for one namespace and with `more` flags. The Lease has one
+    /// holder, so one program at a time `elects`; the others work without.
+    pub(crate) fn start(world: &World, elects: bool, more: &[&str]) -> Self {
         let control = world.plane.control();
         let deployment = [
             "get",
@@ -40,7 +40,7 @@ impl Program {
         let container = &deployment["spec"]["template"]["spec"]["containers"][0];
         let args = container["args"].as_array().into_iter().flatten();
         let args = args.filter_map(Value::as_str);
-        let args = args.filter(|arg| !arg.contains("leader") && !arg.contains("lease"));
+        let args = args.filter(|arg| elects || !arg.contains("leader") && !arg.contains("lease"));
         let kubeconfig = control.path(&format!("{}.kubeconfig", world.namespace));
         fs::write(&kubeconfig, world.plane.operator_kubeconfig()).expect("a kubeconfig");
         let port = tile_proxy_tests::local::free_port().expect("a free port");
@@ -76,6 +76,12 @@ impl Program {
             if looks >= wanted { Ok(()) } else { Err(looks) }
         })
         .await;
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn stop(self) {
+        let ended = self.daemon.stop().expect("it ends");
+        assert!(ended.success(), "{ended}");
     }
 
     pub(crate) fn said(&self) -> String {

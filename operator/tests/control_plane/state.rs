@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 use kube::{Resource, ResourceExt as _, api::ListParams};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tile_proxy_operator::crd::TileProxy;
+use tile_proxy_operator::{controller::build::ServiceMonitor, crd::TileProxy};
 
 use crate::{
     operator::POKE,
@@ -39,6 +39,7 @@ impl World {
         self.add::<Secret>(&mut state).await;
         self.add::<Service>(&mut state).await;
         self.add::<ServiceAccount>(&mut state).await;
+        self.add::<ServiceMonitor>(&mut state).await;
         self.add::<TileProxy>(&mut state).await;
         state
     }

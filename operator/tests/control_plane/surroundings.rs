@@ -3,23 +3,21 @@
 
 use std::fs;
 
-use k8s_openapi::{
-    api::core::v1::ConfigMap,
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-};
-use kube::{Api, ResourceExt as _, api::PostParams};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{ResourceExt as _, api::PostParams};
 use serde_json::json;
 use tile_proxy_operator::{controller::build::ServiceMonitor, crd::TileProxy};
 use tile_proxy_tests::paths;
 
 use crate::{
     operator::Operator,
-    world::{World, find, reason},
+    world::{Plane, World, find, reason},
 };
 
 #[tokio::test]
 async fn a_service_monitor_waits_for_its_kind_and_nothing_waits_for_it() {
-    let world = World::new("service-monitor").await;
+    let plane = Plane::own(&[]);
+    let world = World::on(plane, "service-monitor").await;
     let monitored = json!({"monitoring": {"serviceMonitor": {"enabled": true}}});
     world.create("rome", 1, monitored).await;
     let operator = Operator::start(&world).await;
@@ -27,7 +25,7 @@ async fn a_service_monitor_waits_for_its_kind_and_nothing_waits_for_it() {
     let proxy = world.awaits("rome", "Degraded", "True").await;
     assert_eq!(reason(&proxy, "Degraded"), "UnknownKind");
 
-    install_service_monitors(&world).await;
+    plane.install_prometheus_operator();
     world.awaits("rome", "Degraded", "False").await;
     assert_eq!(world.names::<ServiceMonitor>().await, ["rome"]);
 
@@ -36,28 +34,6 @@ async fn a_service_monitor_waits_for_its_kind_and_nothing_waits_for_it() {
     world.settles("rome").await;
     assert_eq!(world.names::<ServiceMonitor>().await, Vec::<String>::new());
     drop(operator);
-}
-
-/// What the Prometheus operator would bring, without its checks.
-async fn install_service_monitors(world: &World) {
-    let kind = json!({
-        "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
-        "spec": {
-            "group": "monitoring.coreos.com",
-            "names": {"kind": "ServiceMonitor", "plural": "servicemonitors"},
-            "scope": "Namespaced",
-            "versions": [{
-                "name": "v1", "served": true, "storage": true,
-                "schema": {"openAPIV3Schema": {
-                    "type": "object", "x-kubernetes-preserve-unknown-fields": true,
-                }},
-            }],
-        },
-    });
-    let kind: CustomResourceDefinition = serde_json::from_value(kind).expect("a CRD");
-    let kinds = Api::<CustomResourceDefinition>::all(world.client.clone());
-    let created = kinds.create(&PostParams::default(), &kind).await;
-    created.expect("a kind the API server takes");
 }
 
 #[tokio::test]

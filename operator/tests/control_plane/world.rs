@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tile_proxy_operator::crd::TileProxy;
 use tile_proxy_tests::{
-    control_plane::ControlPlane,
+    control_plane::{ControlPlane, PROMETHEUS_OPERATOR},
     paths,
     run::Run,
     wait::{self, Seen},
@@ -48,21 +48,31 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
-    /// The one that all tests share: it ends with the program.
+    /// The one that all tests share: it ends with the program. The Prometheus operator's kinds are
+    /// there.
     pub(crate) fn shared() -> &'static Self {
         static PLANE: OnceLock<Plane> = OnceLock::new();
-        PLANE.get_or_init(Self::start)
+        PLANE.get_or_init(|| {
+            let plane = Self::start(&[]);
+            plane.install_prometheus_operator();
+            plane
+        })
     }
 
-    /// One for a test that does to it what others could not bear.
-    pub(crate) fn start() -> Self {
+    /// One for a test that does to it what others could not bear, or needs `more` controllers.
+    pub(crate) fn own(more: &[&str]) -> &'static Self {
+        Box::leak(Box::new(Self::start(more)))
+    }
+
+    fn start(more: &[&str]) -> Self {
         // The garbage collector and those that let namespaces and claims go; nothing that acts on
         // Deployments, which is the test's part.
-        let controllers = [
+        let mut controllers = vec![
             "garbage-collector-controller",
             "namespace-controller",
             "persistentvolumeclaim-protection-controller",
         ];
+        controllers.extend(more);
         let control = ControlPlane::start(&controllers).expect("a control plane");
         let crd = paths::checkout().join("crds/tileproxies.yaml");
         kubectl(
@@ -93,6 +103,17 @@ impl Plane {
             token: kubectl(&control, &token).trim().to_owned(),
             control: RwLock::new(control),
         }
+    }
+
+    /// Brings the kinds that a cluster need not have.
+    pub(crate) fn install_prometheus_operator(&self) {
+        let control = self.control();
+        let kinds = control
+            .kubectl(["apply", "-f", "-"])
+            .input(PROMETHEUS_OPERATOR);
+        kinds.and_then(Run::stdout).expect("kinds of others");
+        let kind = "crd/servicemonitors.monitoring.coreos.com";
+        kubectl(&control, &["wait", "--for=condition=Established", kind]);
     }
 
     /// The programs, to use.

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tile_proxy_tests::control_plane::ControlPlane;
+use tile_proxy_tests::control_plane::{ControlPlane, PROMETHEUS_OPERATOR};
 use tile_proxy_tests::paths;
 use tile_proxy_tests::run::{Ended, Run};
 use tile_proxy_tests::wait::{self, Seen};
@@ -382,29 +382,6 @@ apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: tessera-replica-0, namespace: logs}
 spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
-";
-
-/// Enough of its CRDs for the API server to know the two kinds. What is in them is not checked here.
-const PROMETHEUS_OPERATOR: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: servicemonitors.monitoring.coreos.com}
-spec:
-  group: monitoring.coreos.com
-  names: {kind: ServiceMonitor, plural: servicemonitors}
-  scope: Namespaced
-  versions:
-  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
----
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: prometheusrules.monitoring.coreos.com}
-spec:
-  group: monitoring.coreos.com
-  names: {kind: PrometheusRule, plural: prometheusrules}
-  scope: Namespaced
-  versions:
-  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
 ";
 
 /// Longer than a loaded machine takes for any of it.
