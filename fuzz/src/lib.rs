@@ -12,7 +12,12 @@ use tile_proxy::{
     cache::slots::Record,
     config::Config,
     note::{self, MAX_SIGNATURES, Note, checkpoint::Checkpoint, vkey::VerifierKey},
+    rekor_v1::{
+        api::{Entry, Uuid},
+        verify::SignedEntry,
+    },
     tlog::{bundle as entries, edge::edge_tiles, path as tile_path},
+    trust::Trust,
     upstream::retry,
 };
 
@@ -132,6 +137,19 @@ pub fn record(data: &[u8]) -> bool {
         return false;
     };
     assert_eq!(record.encode(), *bytes);
+    true
+}
+
+/// Entries of Rekor v1: what is written of one is read as the same, and holds nothing else.
+pub fn rekor_entry(data: &[u8]) -> bool {
+    let Ok(entry) = Entry::parse(data) else {
+        return false;
+    };
+    let json = entry.to_json();
+    assert_eq!(Entry::parse(&json).as_ref(), Ok(&entry));
+    assert_eq!(Uuid::parse(&entry.uuid.to_string()), Some(entry.uuid));
+    assert!(serde_json::from_str::<serde_json::Value>(&entry.signed_json()).is_ok());
+    assert!(SignedEntry::open(entry, &Trust::Keys(Vec::new()), None).is_err());
     true
 }
 

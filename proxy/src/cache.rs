@@ -13,6 +13,7 @@
 //!     {level}/{group}.tiles, .meta        full tiles, see `slots`
 //!     entries/x001/x234/067[.p/W][.zst]   entry bundles
 //!     checkpoints/{size}.checkpoint, .edge
+//!     uuid/{first two}/{leaf hash}.json   Rekor v1 entries; and index/…, other names for them
 //!     evidence/                           what proved a split view
 //!   metadata/cache_stats.json             what was counted
 //! ```
@@ -40,6 +41,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 pub mod usage;
+mod uuids;
 mod view;
 
 use std::{
@@ -70,6 +72,7 @@ pub use self::{
 };
 use crate::{
     log::verify::{VerifiedBundle, VerifiedTile},
+    rekor_v1::verify::VerifiedEntry,
     tlog::{
         Hash,
         path::{Bundle, Resource},
@@ -298,6 +301,16 @@ impl Cache {
         }
     }
 
+    /// Stores a Rekor v1 entry; as [`Cache::store_tile`].
+    pub async fn store_entry(&self, store: &Arc<LogStore>, entry: VerifiedEntry) {
+        if let Some(room) = self.room(store, entry.json().len()).await {
+            let _ = self
+                .writer
+                .send(Command::Entry(Arc::clone(store), entry, room))
+                .await;
+        }
+    }
+
     /// Room in the writer's queue, given back when the command was executed.
     async fn room(&self, store: &LogStore, bytes: usize) -> Option<OwnedSemaphorePermit> {
         // An empty bundle needs a place, too.
@@ -338,6 +351,16 @@ impl Cache {
     pub async fn discard_bundle(&self, store: &Arc<LogStore>, bundle: Bundle) {
         let target = Target::Bundle {
             bundle,
+            unused_since: None,
+        };
+        // What stays is found damaged again.
+        let _ = self.remove(store, vec![target]).await;
+    }
+
+    /// Removes a stored entry that turned out to be damaged.
+    pub async fn discard_entry(&self, store: &Arc<LogStore>, leaf: Hash) {
+        let target = Target::Entry {
+            leaf,
             unused_since: None,
         };
         // What stays is found damaged again.

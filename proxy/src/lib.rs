@@ -19,6 +19,7 @@
 //! | [`log`] | the read path of one log, and how its checkpoints are followed |
 //! | [`metrics`] | every metric |
 //! | [`note`] | signed notes, verifier keys, checkpoints |
+//! | [`rekor_v1`] | logs without tiles: proven entries, and what is passed through |
 //! | [`reload`] | the configuration, read again while the process runs |
 //! | [`sync`] | scheduled prefetch |
 //! | [`tlog`] | hashes, tiles, paths, bundles, edge tiles, consistency |
@@ -38,6 +39,7 @@ pub mod log;
 pub mod metrics;
 pub mod note;
 pub mod peers;
+pub mod rekor_v1;
 pub mod reload;
 pub mod sync;
 pub mod tlog;
@@ -53,3 +55,7 @@ extern crate self as tile_proxy;
 #[allow(dead_code)] // each kind of test uses a part of it
 #[path = "../tests/serve/world/fixture_log.rs"]
 pub(crate) mod fixture_log;
+#[cfg(test)]
+#[allow(dead_code)] // as above
+#[path = "../tests/serve/world/rekor_log.rs"]
+pub(crate) mod rekor_log;

@@ -9,6 +9,7 @@ pub mod consistency;
 pub mod edge;
 pub mod inclusion;
 pub mod path;
+pub mod proof;
 pub mod tile;
 
 use std::fmt;

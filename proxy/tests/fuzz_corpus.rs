@@ -12,13 +12,14 @@ use std::{collections::BTreeSet, fs, path::Path};
 /// What a target is, and its function: whether it accepts an input.
 type Target = (&'static str, fn(&[u8]) -> bool);
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 9] = [
     ("bundle", targets::bundle),
     ("checkpoint", targets::checkpoint),
     ("configuration", targets::configuration),
     ("note", targets::note),
     ("path", targets::path),
     ("record", targets::record),
+    ("rekor_entry", targets::rekor_entry),
     ("retry_after", targets::retry_after),
     ("vkey", targets::vkey),
 ];

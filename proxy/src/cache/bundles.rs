@@ -200,9 +200,9 @@ fn removed(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Notes that a bundle was used, unless that was noted a moment ago. A disk that is read-only keeps
-/// no note, which costs the bundle its place in the order and no client anything.
-fn note_use(path: &Path) {
+/// Notes that a file was used, unless that was noted a moment ago. A disk that is read-only keeps
+/// no note, which costs the file its place in the order and no client anything.
+pub(super) fn note_use(path: &Path) {
     let now = SystemTime::now();
     let noted = fs::metadata(path).and_then(|metadata| metadata.modified());
     let recent = noted.is_ok_and(|noted| {

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     log::verify::{VerifiedBundle, VerifiedTile},
+    rekor_v1::verify::VerifiedEntry,
     tlog::tile::FULL_TILE_BYTES,
 };
 
@@ -38,7 +39,7 @@ const FLUSH_BYTES: u64 = 8 << 20;
 /// Commands taken up at once, and commands that may wait; their bytes are bounded by the sender.
 const BATCH: usize = 1_024;
 
-/// What to write. Tiles and bundles hold their room in the queue until they are written.
+/// What to write. Tiles, bundles and entries hold their room in the queue until they are written.
 pub(super) enum Command {
     Bundle(Arc<LogStore>, VerifiedBundle, OwnedSemaphorePermit),
     Checkpoint(
@@ -47,6 +48,7 @@ pub(super) enum Command {
         StoredCheckpoint,
         oneshot::Sender<io::Result<()>>,
     ),
+    Entry(Arc<LogStore>, VerifiedEntry, OwnedSemaphorePermit),
     Flush(oneshot::Sender<io::Result<()>>),
     Remove(
         Arc<LogStore>,
@@ -171,6 +173,13 @@ impl Writer {
                 // The caller may have given up; the checkpoint is written all the same.
                 let _ = reply.send(written.map(|_| ()));
             }
+            Command::Entry(store, entry, _room) => {
+                let wanted = entry.json().len() as u64;
+                let stored = self
+                    .has_room_for_bundle(wanted)
+                    .then(|| self.write_entry(&store, &entry));
+                self.conclude(&store, stored, entry.uuid(), wanted);
+            }
             Command::Flush(reply) => {
                 let _ = reply.send(self.flush());
             }
@@ -228,6 +237,16 @@ impl Writer {
         self.dirty
             .directories
             .insert((written.directory, store.directory.clone()));
+        Ok(())
+    }
+
+    fn write_entry(&mut self, store: &LogStore, entry: &VerifiedEntry) -> io::Result<()> {
+        let (leaf, index) = (entry.uuid().leaf, entry.log_index());
+        let written = store.files.write_entry(leaf, index, entry.json())?;
+        self.adjust(store, written.change, 0);
+        let directories = written.directories.into_iter();
+        let directories = directories.map(|directory| (directory, store.directory.clone()));
+        self.dirty.directories.extend(directories);
         Ok(())
     }
 

@@ -17,10 +17,10 @@ use super::{
     durable::Command,
     evict::{Candidate, Rank, choose, high_water, low_water},
     remove::{REMOVE_AT_ONCE, Target},
-    scan::{Found, entries, scan_log, scan_rest},
+    scan::{Evictable, Found, entries, scan_log, scan_rest},
     store::Stores,
 };
-use crate::tlog::path::{Bundle, Resource};
+use crate::tlog::path::Resource;
 
 /// Longest time between two looks, which correct the numbers.
 const SCAN_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -97,15 +97,21 @@ impl Keeper {
         for (which, (store, log)) in found.iter().enumerate() {
             store.usage.scan_found(log.bytes, log.tiles);
             total += log.bytes;
-            evictable += log.bundles.iter().map(|found| found.bytes).sum::<u64>();
-            candidates.extend(log.bundles.iter().map(|found| {
-                let remembered = (store.number, Resource::Bundle(found.bundle));
+            evictable += log.evictable.iter().map(|found| found.bytes).sum::<u64>();
+            candidates.extend(log.evictable.iter().map(|found| {
+                let remembered = match found.what {
+                    Evictable::Bundle(bundle) => {
+                        let remembered = (store.number, Resource::Bundle(bundle));
+                        self.memory.peek(&remembered).is_some()
+                    }
+                    Evictable::Entry(_) => false,
+                };
                 Candidate {
-                    what: (which, found.bundle),
+                    what: (which, found.what),
                     rank: Rank::Bundle,
                     bytes: found.bytes,
                     // What is read from memory is not noted on the disk.
-                    used: if self.memory.peek(&remembered).is_some() {
+                    used: if remembered {
                         SystemTime::now()
                     } else {
                         found.used
@@ -173,10 +179,14 @@ impl Keeper {
     }
 }
 
-fn target(going: &Candidate<(usize, Bundle)>) -> Target {
-    Target::Bundle {
-        bundle: going.what.1,
-        unused_since: Some(going.used),
+fn target(going: &Candidate<(usize, Evictable)>) -> Target {
+    let unused_since = Some(going.used);
+    match going.what.1 {
+        Evictable::Bundle(bundle) => Target::Bundle {
+            bundle,
+            unused_since,
+        },
+        Evictable::Entry(leaf) => Target::Entry { leaf, unused_since },
     }
 }
 

@@ -61,7 +61,7 @@ impl LogStore {
         for name in names_in(&self.directory)? {
             let path = self.directory.join(&name);
             match name.as_str() {
-                "origin" | "evidence" | "uuid" => {}
+                "origin" | "evidence" | "index" | "uuid" => {}
                 "entries" => stray_entries(&path, &mut strays)?,
                 "checkpoints" => strays_among(&path, &mut strays, |name| {
                     let stored = |size| path.join(format!("{size}.checkpoint")).exists();

@@ -19,11 +19,11 @@ use super::{
     evict::{Candidate, Rank, choose},
     keeper::scan_all,
     remove::{REMOVE_AT_ONCE, Removed, Target},
-    scan::{Found, entries},
+    scan::{Evictable, Found, entries},
     slots::{GROUP_SLOTS, read_records},
 };
 use crate::tlog::{
-    path::{Bundle, Resource},
+    path::Resource,
     tile::{FULL_TILE_BYTES, FULL_WIDTH, MAX_LEVEL, Tile},
 };
 
@@ -60,7 +60,7 @@ struct Item {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
-    Bundle(Bundle),
+    Evictable(Evictable),
     Tile {
         level: u8,
         index: u64,
@@ -93,7 +93,10 @@ impl Cache {
         if prune.dry_run {
             for Candidate { what, bytes, .. } in &going {
                 match what.kind {
-                    Kind::Bundle(bundle) => removed.add_bundle(bundle, *bytes),
+                    Kind::Evictable(Evictable::Bundle(bundle)) => {
+                        removed.add_bundle(bundle, *bytes);
+                    }
+                    Kind::Evictable(Evictable::Entry(_)) => removed.entries.add(*bytes),
                     Kind::Tile { .. } => removed.tiles.add(*bytes),
                 }
             }
@@ -144,7 +147,8 @@ impl Cache {
 
     fn forget(&self, store: &LogStore, kind: Kind) {
         let resource = match kind {
-            Kind::Bundle(bundle) => Some(Resource::Bundle(bundle)),
+            Kind::Evictable(Evictable::Bundle(bundle)) => Some(Resource::Bundle(bundle)),
+            Kind::Evictable(Evictable::Entry(_)) => None, // never in memory
             Kind::Tile { level, index, .. } => {
                 Tile::new(level, index, FULL_WIDTH).map(Resource::Tile)
             }
@@ -159,10 +163,10 @@ impl Cache {
 fn candidates(logs: &[(Arc<LogStore>, Found)]) -> Vec<Candidate<Item>> {
     let mut candidates = Vec::new();
     for (log, (store, found)) in logs.iter().enumerate() {
-        candidates.extend(found.bundles.iter().map(|found| Candidate {
+        candidates.extend(found.evictable.iter().map(|found| Candidate {
             what: Item {
                 log,
-                kind: Kind::Bundle(found.bundle),
+                kind: Kind::Evictable(found.what),
             },
             rank: Rank::Bundle,
             bytes: found.bytes,
@@ -236,8 +240,12 @@ fn targets(kinds: &[Kind]) -> Vec<Target> {
     let mut targets = Vec::new();
     for kind in kinds {
         match *kind {
-            Kind::Bundle(bundle) => targets.push(Target::Bundle {
+            Kind::Evictable(Evictable::Bundle(bundle)) => targets.push(Target::Bundle {
                 bundle,
+                unused_since: None,
+            }),
+            Kind::Evictable(Evictable::Entry(leaf)) => targets.push(Target::Entry {
+                leaf,
                 unused_since: None,
             }),
             Kind::Tile {
@@ -265,6 +273,7 @@ fn targets(kinds: &[Kind]) -> Vec<Target> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tlog::path::Bundle;
 
     #[test]
     fn what_goes_is_old_or_too_much_or_everything() {
@@ -285,7 +294,9 @@ mod tests {
         let bundle = |index, at| Candidate {
             what: Item {
                 log: 0,
-                kind: Kind::Bundle(Bundle::new(index, 256).expect("in range")),
+                kind: Kind::Evictable(Evictable::Bundle(
+                    Bundle::new(index, 256).expect("in range"),
+                )),
             },
             rank: Rank::Bundle,
             bytes: 20_480,

@@ -7,7 +7,10 @@ use std::{io, path::PathBuf, sync::Arc, time::SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{LogStore, disk, durable::Writer};
-use crate::tlog::path::Bundle;
+use crate::{
+    rekor_v1::api::Entry,
+    tlog::{Hash, path::Bundle},
+};
 
 /// Things removed in one go; stores wait no longer than for that many.
 pub(super) const REMOVE_AT_ONCE: usize = 256;
@@ -18,6 +21,11 @@ pub(super) enum Target {
     /// A bundle; unless it was used after `unused_since`.
     Bundle {
         bundle: Bundle,
+        unused_since: Option<SystemTime>,
+    },
+    /// A Rekor v1 entry, by its leaf hash; unless it was used after `unused_since`.
+    Entry {
+        leaf: Hash,
         unused_since: Option<SystemTime>,
     },
     /// A file that a crash left half-written.
@@ -56,6 +64,9 @@ pub struct Removed {
     pub bundles: Count,
     /// Partial entry bundles.
     pub partials: Count,
+    /// Entries of Rekor v1.
+    #[serde(default)] // an older replica does not say
+    pub entries: Count,
 }
 
 impl Removed {
@@ -74,6 +85,7 @@ impl Removed {
             (&mut self.tiles, more.tiles),
             (&mut self.bundles, more.bundles),
             (&mut self.partials, more.partials),
+            (&mut self.entries, more.entries),
         ] {
             sum.count += count.count;
             sum.bytes += count.bytes;
@@ -82,9 +94,10 @@ impl Removed {
 
     /// Everything together.
     pub fn total(&self) -> Count {
+        let all = [self.tiles, self.bundles, self.partials, self.entries];
         Count {
-            count: self.tiles.count + self.bundles.count + self.partials.count,
-            bytes: self.tiles.bytes + self.bundles.bytes + self.partials.bytes,
+            count: all.iter().map(|kind| kind.count).sum(),
+            bytes: all.iter().map(|kind| kind.bytes).sum(),
         }
     }
 }
@@ -108,6 +121,9 @@ impl Writer {
                     bundle,
                     unused_since,
                 } => self.remove_bundle(store, bundle, unused_since, &mut removed),
+                Target::Entry { leaf, unused_since } => {
+                    self.remove_entry(store, leaf, unused_since, &mut removed)
+                }
                 Target::Stray(path) => {
                     disk::remove(&path).map(|bytes| self.gives_back(store, bytes))
                 }
@@ -135,15 +151,31 @@ impl Writer {
         unused_since: Option<SystemTime>,
         removed: &mut Removed,
     ) -> io::Result<()> {
-        let used = store.files.bundle_used(bundle);
-        match (used, unused_since) {
-            (None, _) => return Ok(()), // gone already
-            (Some(used), Some(since)) if used > since => return Ok(()),
-            _ => {}
+        if !may_go(store.files.bundle_used(bundle), unused_since) {
+            return Ok(());
         }
         let bytes = store.files.remove_bundle(bundle)?;
         self.gives_back(store, bytes);
         removed.add_bundle(bundle, bytes);
+        Ok(())
+    }
+
+    fn remove_entry(
+        &self,
+        store: &LogStore,
+        leaf: Hash,
+        unused_since: Option<SystemTime>,
+        removed: &mut Removed,
+    ) -> io::Result<()> {
+        if !may_go(store.files.entry_used(leaf), unused_since) {
+            return Ok(());
+        }
+        // Where it cannot be read, its second name stays, and is found to lead nowhere.
+        let stored = store.files.read_entry(leaf).ok().flatten();
+        let index = stored.and_then(|json| Entry::parse(&json).ok()?.log_index.into());
+        let bytes = store.files.remove_entry(leaf, index)?;
+        self.gives_back(store, bytes);
+        removed.entries.add(bytes);
         Ok(())
     }
 
@@ -193,5 +225,14 @@ impl Writer {
         removed.tiles.count += going.len() as u64;
         removed.tiles.bytes += freed;
         Ok(())
+    }
+}
+
+/// Whether something goes that was last `used` then, if what was used after `unused_since` stays.
+fn may_go(used: Option<SystemTime>, unused_since: Option<SystemTime>) -> bool {
+    match (used, unused_since) {
+        (None, _) => false, // gone already
+        (Some(used), Some(since)) => used <= since,
+        (Some(_), None) => true,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, DirEntry},
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt as _},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -14,7 +14,7 @@ use super::{
     files::Files,
     slots::read_records,
 };
-use crate::tlog::path::Bundle;
+use crate::tlog::{Hash, path::Bundle};
 
 /// Age from which a file that is still being written was left behind by a crash.
 const LEFT_BEHIND: Duration = Duration::from_secs(60 * 60);
@@ -26,15 +26,23 @@ pub(super) struct Found {
     pub(super) bytes: u64,
     /// Full tiles, as far as records say.
     pub(super) tiles: u64,
-    pub(super) bundles: Vec<FoundBundle>,
-    /// Files that a crash left half-written.
+    pub(super) evictable: Vec<FoundFile>,
+    /// Files that a crash left half-written, and second names that lead nowhere.
     pub(super) strays: Vec<std::path::PathBuf>,
 }
 
-/// A bundle on the disk.
+/// What may be evicted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Evictable {
+    Bundle(Bundle),
+    /// A Rekor v1 entry, by its leaf hash.
+    Entry(Hash),
+}
+
+/// Something on the disk that may be evicted.
 #[derive(Debug)]
-pub(super) struct FoundBundle {
-    pub(super) bundle: Bundle,
+pub(super) struct FoundFile {
+    pub(super) what: Evictable,
     pub(super) bytes: u64,
     pub(super) used: SystemTime,
 }
@@ -48,6 +56,14 @@ pub(super) fn scan_log(directory: &Path) -> Found {
             return;
         };
         let (path, bytes) = (entry.path(), allocated(&metadata));
+        if files.is_index_name(&path) {
+            // Its blocks are those of the entry that it is the other name of.
+            if metadata.nlink() < 2 {
+                found.bytes += bytes;
+                found.strays.push(path);
+            }
+            return;
+        }
         found.bytes += bytes;
         let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         match path.extension().map(OsStrExt::as_bytes) {
@@ -57,13 +73,12 @@ pub(super) fn scan_log(directory: &Path) -> Found {
                     found.strays.push(path);
                 }
             }
-            _ => found
-                .bundles
-                .extend(files.bundle_of(&path).map(|bundle| FoundBundle {
-                    bundle,
-                    bytes,
-                    used,
-                })),
+            _ => {
+                let bundle = files.bundle_of(&path).map(Evictable::Bundle);
+                let what = bundle.or_else(|| files.entry_of(&path).map(Evictable::Entry));
+                let file = what.map(|what| FoundFile { what, bytes, used });
+                found.evictable.extend(file);
+            }
         }
     });
     found

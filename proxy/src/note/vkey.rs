@@ -23,6 +23,7 @@ use ed25519_dalek::VerifyingKey;
 
 use self::ecdsa::EcdsaKey;
 use super::{cosignature::Cosignature, is_key_name};
+use crate::tlog::Hash;
 
 /// The type byte before the key in a vkey line, where it is also part of the key ID.
 mod key_type {
@@ -152,6 +153,17 @@ impl VerifierKey {
         }
     }
 
+    /// The SHA-256 of its DER `SubjectPublicKeyInfo`: what Rekor v1, and RFC 6962 before it, call the ID
+    /// of the log whose key it is.
+    pub fn log_id(&self) -> Hash {
+        Hash::of(&self.key.spki())
+    }
+
+    /// The key as PEM, which has no place for its name.
+    pub fn pem(&self) -> String {
+        pem::encode(&self.key.spki())
+    }
+
     /// Whether a signature line with this name and key ID claims to be of this key.
     pub fn signs_as(&self, name: &str, id: u32) -> bool {
         self.name.as_deref().is_none_or(|own| own == name) && self.id_under(name) == id
@@ -241,7 +253,7 @@ impl fmt::Display for VerifierKey {
                 );
                 write!(f, "{name}+{id:08x}+{encoded}")
             }
-            None => f.write_str(&pem::encode(&self.key.spki())),
+            None => f.write_str(&self.pem()),
         }
     }
 }
