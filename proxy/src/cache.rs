@@ -19,7 +19,7 @@
 //! ```
 
 mod bundles;
-mod disk;
+pub(crate) mod disk;
 #[cfg(test)]
 mod durability;
 mod durable;

@@ -25,6 +25,7 @@
 //! | [`tlog`] | hashes, tiles, paths, bundles, edge tiles, consistency |
 //! | [`transfer`] | export and import; everything is proven on the way |
 //! | [`trust`] | which keys may sign, and reading them again |
+//! | [`tuf`] | which logs there are and their keys, from a TUF repository |
 //! | [`upstream`] | bytes from a log, within limits; unverified |
 
 pub mod app;
@@ -45,6 +46,7 @@ pub mod sync;
 pub mod tlog;
 pub mod transfer;
 pub mod trust;
+pub mod tuf;
 pub mod upstream;
 
 /// The tests' own log, which the tests of the real binary have as well, under the name they know
@@ -59,3 +61,7 @@ pub(crate) mod fixture_log;
 #[allow(dead_code)] // as above
 #[path = "../tests/serve/world/rekor_log.rs"]
 pub(crate) mod rekor_log;
+#[cfg(test)]
+#[allow(dead_code)] // as above
+#[path = "../tests/serve/world/tuf_repository.rs"]
+pub(crate) mod tuf_repository;

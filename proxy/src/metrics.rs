@@ -95,6 +95,19 @@ pub struct Metrics {
     /// `tile_proxy_sync_last_success_timestamp{log}`: when a sync last ended well, in seconds since
     /// 1970.
     pub sync_last_success: GaugeVec,
+    /// `tile_proxy_tuf_state{state}`: 1 for how trust from TUF stands: `fresh`, `stale`, `offline` or
+    /// `failed`; the others are 0.
+    pub tuf_state: IntGaugeVec,
+    /// `tile_proxy_tuf_version{role}`: versions of the metadata that is trusted.
+    pub tuf_version: IntGaugeVec,
+    /// `tile_proxy_tuf_expiry_timestamp{role}`: when it expires, in seconds since 1970.
+    pub tuf_expiry: IntGaugeVec,
+    /// `tile_proxy_tuf_last_success_timestamp`: when a refresh last came to its end, in seconds since
+    /// 1970; absent before.
+    pub tuf_last_success: IntGaugeVec,
+    /// `tile_proxy_tuf_failures_total{reason}`: refreshes that failed. `reason` is one of
+    /// [`REASONS`](crate::tuf::REASONS).
+    pub tuf_failures: IntCounterVec,
 }
 
 impl Metrics {
@@ -175,7 +188,37 @@ impl Metrics {
             &["log", "peer"],
         )?;
         registry.register(Box::new(peer_healthy.clone()))?;
+        let int_gauge = |name: &str, help: &str, labels: &[&str]| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
         Ok(Self {
+            tuf_state: int_gauge(
+                "tile_proxy_tuf_state",
+                "1 for how trust from TUF stands, else 0, by state.",
+                &["state"],
+            )?,
+            tuf_version: int_gauge(
+                "tile_proxy_tuf_version",
+                "Version of the TUF metadata that is trusted, by role.",
+                &["role"],
+            )?,
+            tuf_expiry: int_gauge(
+                "tile_proxy_tuf_expiry_timestamp",
+                "When the TUF metadata that is trusted expires, in seconds since 1970, by role.",
+                &["role"],
+            )?,
+            tuf_last_success: int_gauge(
+                "tile_proxy_tuf_last_success_timestamp",
+                "When TUF metadata was last refreshed to its end, in seconds since 1970.",
+                &[],
+            )?,
+            tuf_failures: counter(
+                "tile_proxy_tuf_failures_total",
+                "Refreshes of TUF metadata that failed, by reason.",
+                &["reason"],
+            )?,
             hits: counter(
                 "tile_proxy_cache_hits_total",
                 "Tiles and bundles served without asking anyone, by log.",

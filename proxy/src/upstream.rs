@@ -5,7 +5,7 @@
 //! directory on this machine ([`directory`]).
 
 mod all;
-mod directory;
+pub(crate) mod directory;
 mod error;
 pub mod order;
 pub mod race;
@@ -27,15 +27,12 @@ use tokio::{sync::Semaphore, time::Instant};
 use tracing::{info, warn};
 use url::Url;
 
-pub(crate) use self::web::{CHECKPOINT_AGE, HOP, ONLY_IF_CACHED, USER_AGENT};
+pub(crate) use self::web::{CHECKPOINT_AGE, HOP, How, ONLY_IF_CACHED, USER_AGENT, Web};
 pub use self::{
     all::{Asked, Upstreams},
     error::FetchError,
 };
-use self::{
-    rekor::Bases,
-    web::{Got, How, Web},
-};
+use self::{rekor::Bases, web::Got};
 use crate::{config::UpstreamSettings, metrics::UpstreamMetrics, note};
 
 /// Shortest time between two lines that say the same of an upstream which now works, now does not.

@@ -192,7 +192,7 @@ pub(super) fn create_directories(path: &Path) -> io::Result<()> {
 /// Writes next to `path` and renames, so that readers see all of it or nothing, whatever happens.
 /// The name is durable once the directory is synced. Returns by how many bytes more the disk is
 /// used, which is negative where something larger was replaced.
-pub(super) fn write_and_rename(path: &Path, bytes: &[u8]) -> io::Result<i64> {
+pub(crate) fn write_and_rename(path: &Path, bytes: &[u8]) -> io::Result<i64> {
     create_directories(path.parent().unwrap_or(path))?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".");
@@ -216,7 +216,7 @@ pub(super) fn write_and_rename(path: &Path, bytes: &[u8]) -> io::Result<i64> {
 
 /// Syncs `directory` and its ancestors up to and including `top`'s parent: a new file is only found
 /// again if every name on the way to it is durable.
-pub(super) fn sync_directories(directory: &Path, top: &Path) -> io::Result<()> {
+pub(crate) fn sync_directories(directory: &Path, top: &Path) -> io::Result<()> {
     let end = top.parent().unwrap_or(top);
     for ancestor in directory.ancestors() {
         match File::open(ancestor) {

@@ -104,6 +104,28 @@ impl VerifierKey {
         }
     }
 
+    /// A key from a DER `SubjectPublicKeyInfo`, which holds no name.
+    ///
+    /// # Errors
+    /// When it is neither Ed25519 nor ECDSA on P-256 or P-384.
+    pub fn from_spki(spki: &[u8]) -> Result<Self, VerifierKeyError> {
+        let key = PublicKey::from_spki(spki)?;
+        Ok(Self { name: None, key })
+    }
+
+    /// The same key, believed only under this name.
+    ///
+    /// # Errors
+    /// When the name cannot be that of a key.
+    pub fn named(self, name: &str) -> Result<Self, VerifierKeyError> {
+        if !is_key_name(name) {
+            let why = "the name is empty or holds white space";
+            return Err(VerifierKeyError::Malformed(why));
+        }
+        let name = Some(name.to_owned());
+        Ok(Self { name, ..self })
+    }
+
     /// All keys in a text: vkey lines and PEM blocks, in any order, as they stand in one file while
     /// keys rotate. May be none.
     ///
@@ -144,8 +166,15 @@ impl VerifierKey {
         }
     }
 
-    /// The ID that this key's signatures carry under a key name.
+    /// The ID that this key's signatures carry under a key name: the beginning of its
+    /// [`VerifierKey::long_id_under`].
     pub fn id_under(&self, name: &str) -> u32 {
+        let [a, b, c, d, ..] = self.long_id_under(name);
+        u32::from_be_bytes([a, b, c, d])
+    }
+
+    /// What the key ID is the first four bytes of. Sigstore calls a log by all of them (`logId`).
+    pub fn long_id_under(&self, name: &str) -> [u8; 32] {
         match &self.key {
             PublicKey::CosignatureV1(key) => ed25519::id(name, key_type::COSIGNATURE_V1, key),
             PublicKey::Ecdsa(key) => key.id(),

@@ -20,7 +20,7 @@ use super::error::FetchError;
 
 /// Reads the file `path` below the directory at `base`, of at most `limit` bytes, within `timeout`
 /// (a network file system may hang).
-pub(super) async fn read(
+pub(crate) async fn read(
     upstream: &str,
     base: &Url,
     path: &str,

@@ -56,7 +56,7 @@ const MAX_REDIRECTS: usize = 3;
 
 /// The client of one upstream.
 #[derive(Debug)]
-pub(super) struct Web {
+pub(crate) struct Web {
     name: String,
     timeout: Duration,
     ca: Option<Reread>,
@@ -72,15 +72,15 @@ pub(super) struct Web {
 
 /// What a server sent.
 #[derive(Debug)]
-pub(super) struct Got {
-    pub(super) bytes: Bytes,
+pub(crate) struct Got {
+    pub(crate) bytes: Bytes,
     /// How old it says that is.
     pub(super) age: Option<Duration>,
 }
 
 /// How something is asked for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct How {
+pub(crate) struct How {
     /// Set when a response has begun.
     pub(super) begun: Begun,
     /// Whether nobody else is to be asked for it.
@@ -92,7 +92,7 @@ impl Web {
     ///
     /// # Errors
     /// When authorities or the credential cannot be read or used, or the machine has no usable TLS.
-    pub(super) fn new(settings: &UpstreamSettings) -> anyhow::Result<Self> {
+    pub(crate) fn new(settings: &UpstreamSettings) -> anyhow::Result<Self> {
         let timeout = settings.timeout;
         let ca = match settings.ca.clone() {
             Some(source) => Some(Reread::new("ca", source, |pem| usable(pem, timeout))?),
@@ -118,7 +118,7 @@ impl Web {
     }
 
     /// The body of `url`, of at most `limit` bytes once it is decompressed.
-    pub(super) async fn get(&self, url: Url, limit: usize, how: &How) -> Result<Got, FetchError> {
+    pub(crate) async fn get(&self, url: Url, limit: usize, how: &How) -> Result<Got, FetchError> {
         let network = |error: reqwest::Error| FetchError::Network {
             upstream: self.name.clone(),
             // The innermost cause says most ("connection refused"); URLs stay out of metrics,

@@ -64,10 +64,9 @@ impl EcdsaKey {
         &self.spki
     }
 
-    /// The first four bytes, big-endian, of SHA-256(`SubjectPublicKeyInfo`): no name is in it.
-    pub(super) fn id(&self) -> u32 {
-        let digest = Sha256::digest(&self.spki);
-        u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
+    /// SHA-256(`SubjectPublicKeyInfo`), whose first four bytes are the key ID: no name is in it.
+    pub(super) fn id(&self) -> [u8; 32] {
+        Sha256::digest(&self.spki).into()
     }
 
     pub(super) fn algorithm(&self) -> Algorithm {

@@ -23,14 +23,14 @@ pub(super) fn spki(key: &VerifyingKey) -> Vec<u8> {
     [&SPKI_PREFIX[..], key.as_bytes()].concat()
 }
 
-/// The first four bytes, big-endian, of SHA-256(name ‖ "\n" ‖ type ‖ key).
-pub(super) fn id(name: &str, key_type: u8, key: &VerifyingKey) -> u32 {
-    let digest = Sha256::new()
+/// SHA-256(name ‖ "\n" ‖ type ‖ key), whose first four bytes are the key ID.
+pub(super) fn id(name: &str, key_type: u8, key: &VerifyingKey) -> [u8; 32] {
+    Sha256::new()
         .chain_update(name)
         .chain_update([b'\n', key_type])
         .chain_update(key.as_bytes())
-        .finalize();
-    u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
+        .finalize()
+        .into()
 }
 
 /// Strict: no small-order keys, no second spelling of a signature.

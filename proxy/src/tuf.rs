@@ -1,0 +1,400 @@
+//! Trust from a TUF repository: which logs there are, and whose signatures make a checkpoint theirs.
+//!
+//! A [`Tuf`] follows one repository from a pinned root. Online it is refreshed on a schedule, on demand
+//! and when a checkpoint is signed by a key that is not known; each step is verified by the client
+//! (`sigstore-tuf`), and only a refresh that came to its end, all targets read, replaces what is
+//! trusted. Offline it starts from what it kept ([`store`]). What is refused changes nothing: the last
+//! good trust stays, and each kind of lie has its own word ([`TufError::reason`]).
+//!
+//! Expiry is a policy ([`policy`]): once metadata has expired for longer than `tuf.expiry_grace`,
+//! nothing new is believed with its keys, and what was proven with them stays served.
+//!
+//! Invariants: nothing is taken from the disk that does not verify from the pinned root; no role's
+//! version goes down while `meta/` is there; a target counts only if it could be read.
+
+pub mod discover;
+mod error;
+mod load;
+mod monitor;
+pub mod policy;
+mod repository;
+mod service_map;
+mod signing_config;
+pub mod sigstore;
+mod status;
+mod store;
+mod trusted_root;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+use tracing::{info, warn};
+use url::Url;
+
+pub use self::{
+    discover::{FoundKey, FoundLog, Material},
+    error::{REASONS, TufError},
+    policy::RoleState,
+    status::{State, TufStatus},
+};
+use self::{
+    load::{Loaded, Pinned, Wanted},
+    policy::{Standing, plausible, standing},
+    repository::Remote,
+    store::Store,
+};
+use crate::{config::Source, metrics::Metrics, upstream::reread::Reread};
+
+/// Longest time for one refresh: some ten small files.
+const REFRESH_LIMIT: Duration = Duration::from_secs(300);
+
+/// Shortest time between two refreshes that unknown keys cause: whoever signs with one must not decide
+/// how often the repository is asked.
+const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Pause after the first refresh that failed; it doubles up to the ordinary interval.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+
+/// Of a metric that has one value, and none while nothing is followed.
+const NO_LABELS: &[&str] = &[];
+
+/// What a repository is followed by.
+#[derive(Clone, Debug)]
+pub struct TufSettings {
+    /// Its URL; `None` to use what was kept and ask nobody.
+    pub url: Option<Url>,
+    /// The root that everything is verified from; `None` is the shipped one of Sigstore.
+    pub root: Option<Source>,
+    /// Authorities that vouch for its certificate; the system's if `None`.
+    pub ca: Option<Source>,
+    /// Where it is kept what was verified.
+    pub directory: PathBuf,
+    /// Target that holds the service map, with or without `.json`.
+    pub service_map: String,
+    /// Environment in the service map; empty is none.
+    pub environment: String,
+    /// Whether the service map may send us to plain HTTP.
+    pub allow_http: bool,
+    /// How often it is refreshed.
+    pub refresh_interval: Duration,
+    /// How long expired metadata is followed.
+    pub expiry_grace: Duration,
+}
+
+/// A repository that is followed, and what it vouches for.
+#[derive(Debug)]
+pub struct Tuf {
+    settings: TufSettings,
+    pinned: Pinned,
+    /// `None` offline.
+    remote: Option<Arc<Remote>>,
+    store: Store,
+    loaded: ArcSwapOption<Loaded>,
+    /// Held during a refresh: one at a time.
+    turn: tokio::sync::Mutex<()>,
+    history: Mutex<History>,
+    metrics: Arc<Metrics>,
+}
+
+/// How refreshing went so far.
+#[derive(Debug, Default)]
+struct History {
+    /// When a refresh last came to its end.
+    succeeded: Option<Timestamp>,
+    /// When the last one ended, and why it failed if it did: the fixed word, and the whole message.
+    attempted: Option<(Instant, Option<(&'static str, String)>)>,
+    /// When an unknown key last caused one.
+    unknown_key: Option<Instant>,
+    /// What was last said of the state, so that a change is said once.
+    told: Option<(State, Option<&'static str>)>,
+    notes: Vec<String>,
+}
+
+impl Tuf {
+    /// Prepares to follow a repository, and takes up what was kept of it; asks nobody. The directory
+    /// must be this process's alone.
+    ///
+    /// # Errors
+    /// When the root cannot be read or is none, or the URL is of no use.
+    pub fn open(settings: TufSettings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let pinned = match &settings.root {
+            Some(source) => {
+                Pinned::Given(Reread::new("tuf.root", source.clone(), load::check_root)?)
+            }
+            None => Pinned::Shipped(sigstore::ROOT),
+        };
+        let remote = match &settings.url {
+            Some(url) => Some(Arc::new(Remote::new(url, None, settings.ca.clone())?)),
+            None => None,
+        };
+        let tuf = Self {
+            store: Store::new(settings.directory.clone()),
+            settings,
+            pinned,
+            remote,
+            loaded: ArcSwapOption::empty(),
+            turn: tokio::sync::Mutex::default(),
+            history: Mutex::default(),
+            metrics,
+        };
+        for reason in REASONS {
+            tuf.metrics.tuf_failures.with_label_values(&[reason]);
+        }
+        tuf.take_up(Timestamp::now());
+        Ok(tuf)
+    }
+
+    /// Takes up what was kept: what is worth most at `now`, and of two that are worth the same the
+    /// newer one.
+    fn take_up(&self, now: Timestamp) {
+        // A clock that is wrong must not make metadata look good: the earliest time it can be counts.
+        let now = now.max(policy::built());
+        let (pinned, wanted) = (self.pinned.current(), self.wanted());
+        let kept = [
+            ("meta", self.store.read_meta().map(Some)),
+            ("lastgood", self.store.last_good()),
+        ];
+        let mut best: Option<(Standing, Loaded)> = None;
+        for (place, files) in kept {
+            let loaded = match files {
+                Ok(Some(files)) if files.0.is_empty() => continue,
+                Ok(Some(files)) => load::offline(&pinned, files, &wanted, now),
+                Ok(None) => continue,
+                Err(error) => Err(TufError::Store(error.to_string())),
+            };
+            match loaded {
+                Ok(loaded) => {
+                    let worth = standing(&loaded.roles, now, self.settings.expiry_grace);
+                    if best.as_ref().is_none_or(|(best, _)| worth < *best) {
+                        best = Some((worth, loaded));
+                    }
+                }
+                // Half of a new version, after a crash or a target that could not be had: the other
+                // set is there for that.
+                Err(error) => info!(place, %error, "stored trust is not whole"),
+            }
+        }
+        if let Some((_, loaded)) = best {
+            self.adopt(loaded);
+        }
+        self.tell(now);
+    }
+
+    /// Refreshes, unless another refresh ends while this one waits for its turn: then its outcome is
+    /// shared.
+    ///
+    /// # Errors
+    /// Why what is trusted was not confirmed, as a message.
+    pub async fn refresh(self: &Arc<Self>) -> Result<(), String> {
+        let asked = Instant::now();
+        let turn = self.turn.lock().await;
+        if let Some((ended, outcome)) = &self.history().attempted
+            && *ended >= asked
+        {
+            return outcome.clone().map_or(Ok(()), |(_, message)| Err(message));
+        }
+        let Some(remote) = self.remote.clone() else {
+            return Err("the proxy is offline".to_owned());
+        };
+        let (this, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
+        // It writes and syncs files as it goes: not on a thread that serves.
+        let refresh = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async {
+                let refresh = this.refresh_from(remote, Timestamp::now());
+                tokio::time::timeout(REFRESH_LIMIT, refresh)
+                    .await
+                    .unwrap_or_else(|_| {
+                        let limit = format!("no end within {REFRESH_LIMIT:?}");
+                        Err(TufError::Unreachable(limit))
+                    })
+            })
+        });
+        let outcome = refresh
+            .await
+            .unwrap_or_else(|error| Err(TufError::Store(error.to_string())));
+        let outcome = self.report(outcome); // those who wait for their turn share it
+        drop(turn);
+        outcome
+    }
+
+    /// Refreshes because a checkpoint is signed by an unknown key, unless that was so a moment ago.
+    /// Says whether it did.
+    pub async fn refresh_for_unknown_key(self: &Arc<Self>) -> bool {
+        {
+            let mut history = self.history();
+            let recent = history
+                .unknown_key
+                .is_some_and(|at| at.elapsed() < UNKNOWN_KEY_INTERVAL);
+            if recent || self.remote.is_none() {
+                return false;
+            }
+            history.unknown_key = Some(Instant::now());
+        }
+        self.refresh().await.is_ok()
+    }
+
+    /// Refreshes for ever: at once, then once an interval, which varies so that replicas do not ask
+    /// together; after a failure sooner.
+    pub async fn follow(self: Arc<Self>) {
+        let mut failures = 0;
+        while self.remote.is_some() {
+            let interval = self.settings.refresh_interval;
+            let pause = match self.refresh().await {
+                Ok(()) => {
+                    failures = 0;
+                    jittered(interval)
+                }
+                Err(_) => {
+                    let pause = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(failures));
+                    failures = failures.saturating_add(1);
+                    jittered(pause.min(interval))
+                }
+            };
+            tokio::time::sleep(pause).await;
+            self.tell(Timestamp::now()); // it may have expired meanwhile
+        }
+    }
+
+    /// One refresh at `now`: metadata, then every target, then the set that a restart begins with.
+    async fn refresh_from(&self, remote: Arc<Remote>, now: Timestamp) -> Result<(), TufError> {
+        let now = plausible(now)?;
+        let pinned = self.pinned.current();
+        let meta = self.store.meta();
+        let grace = self.settings.expiry_grace;
+        let wanted = self.wanted();
+        let loaded = load::online(&pinned, remote, &meta, &wanted, (now, grace)).await?;
+        let targets = loaded.targets.clone();
+        self.adopt(loaded);
+        // What is trusted from here on is in memory. A disk that does not take it costs the next
+        // start, which is worth a word, and no more.
+        match meta.failure() {
+            Some(failure) => Err(TufError::Store(failure)),
+            None => self.promote(&pinned, &targets, now),
+        }
+    }
+
+    /// Makes what `meta/` holds the set that a restart begins with, once it is sure that it does by
+    /// itself.
+    fn promote(&self, pinned: &[u8], targets: &[String], now: Timestamp) -> Result<(), TufError> {
+        let store = |error: std::io::Error| TufError::Store(error.to_string());
+        let files = self.store.read_meta().map_err(store)?.needed(targets);
+        load::offline(pinned, files.clone(), &self.wanted(), now)?;
+        self.store.promote(&files).map_err(store)
+    }
+
+    fn adopt(&self, loaded: Loaded) {
+        for role in &loaded.roles {
+            let version = i64::try_from(role.version).unwrap_or(i64::MAX);
+            let labels = [role.role.as_str()];
+            self.metrics
+                .tuf_version
+                .with_label_values(&labels)
+                .set(version);
+            let expires = self.metrics.tuf_expiry.with_label_values(&labels);
+            expires.set(role.expires.as_second());
+        }
+        let mut history = self.history();
+        if history.notes != loaded.material.notes {
+            for note in &loaded.material.notes {
+                warn!(note, "TUF repository");
+            }
+            history.notes.clone_from(&loaded.material.notes);
+        }
+        drop(history);
+        self.loaded.store(Some(Arc::new(loaded)));
+    }
+
+    /// Remembers how a refresh ended.
+    fn report(&self, outcome: Result<(), TufError>) -> Result<(), String> {
+        let now = Timestamp::now();
+        let failure = outcome
+            .err()
+            .map(|error| (error.reason(), error.to_string()));
+        let mut history = self.history();
+        match &failure {
+            None => {
+                history.succeeded = Some(now);
+                let gauge = self.metrics.tuf_last_success.with_label_values(NO_LABELS);
+                gauge.set(now.as_second());
+            }
+            Some((reason, _)) => self.metrics.tuf_failures.with_label_values(&[reason]).inc(),
+        }
+        history.attempted = Some((Instant::now(), failure.clone()));
+        drop(history);
+        self.tell(now);
+        failure.map_or(Ok(()), |(_, message)| Err(message))
+    }
+
+    /// What is known of logs; `None` before anything is trusted.
+    pub fn material(&self) -> Option<Arc<Loaded>> {
+        self.loaded.load_full()
+    }
+
+    /// The keys of a log; see [`Material::keys_for`].
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn keys_for(&self, origin: Option<&str>, urls: &[Url]) -> Result<Vec<FoundKey>, String> {
+        match self.material() {
+            Some(loaded) => loaded.material.keys_for(origin, urls),
+            None => Err(format!(
+                "trust cannot be established: {}",
+                self.why_nothing()
+            )),
+        }
+    }
+
+    /// Whether nothing new may be believed with the keys of this repository.
+    pub fn is_expired(&self) -> bool {
+        self.standing(Timestamp::now()) == Standing::Expired
+    }
+
+    fn standing(&self, now: Timestamp) -> Standing {
+        let now = now.max(policy::built());
+        let loaded = self.loaded.load();
+        let roles = loaded.as_ref().map_or(&[][..], |loaded| &loaded.roles);
+        standing(roles, now, self.settings.expiry_grace)
+    }
+
+    fn why_nothing(&self) -> String {
+        let history = self.history();
+        match &history.attempted {
+            Some((_, Some((_, message)))) => message.clone(),
+            _ if self.remote.is_none() => {
+                "the proxy is offline, and no metadata was kept that verifies from `tuf.root`"
+                    .to_owned()
+            }
+            _ => "the TUF repository has not answered yet".to_owned(),
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        let settings = &self.settings;
+        Wanted {
+            service_map: settings.service_map.clone(),
+            environment: settings.environment.clone(),
+            allow_http: settings.allow_http,
+        }
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        // Each write replaces whole fields, so a poisoned history is still a sound one.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An interval and a tenth more or less of it.
+fn jittered(interval: Duration) -> Duration {
+    use std::hash::{BuildHasher as _, RandomState};
+    // Seeded anew for each: no more than that is asked of it.
+    let random = RandomState::new().hash_one(()) % 2_001;
+    interval.mul_f64(0.9 + random as f64 / 10_000.0)
+}
+
+#[cfg(test)]
+mod tests;
