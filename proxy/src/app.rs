@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use arc_swap::ArcSwap;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -19,18 +19,15 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     audit::{Audit, Event},
     cache::{Cache, CacheError, LOCK_WAIT, LockError},
-    config::{LogSettings, Settings},
+    config::Settings,
     http::{
         AdminPolicy, CodedBundles, Gate, Listener, RateLimit, Role, Rules, Server, Service, Site,
         TlsServer,
     },
-    log::{Log, LogOptions},
+    logs::{Followed, Logs},
     metrics::Metrics,
-    peers::Peers,
     reload::{self, Loaded, Reload},
     sync::Syncs,
-    trust::TrustedKeys,
-    upstream::{Upstream, Upstreams, race::Rules as RaceRules, retry::Backoff},
 };
 
 /// Compressed bundles may take this part of `cache.memory_mb` once more.
@@ -49,11 +46,7 @@ pub async fn run(loaded: Loaded, reload: Reload, stop: CancellationToken) -> any
     for warning in &settings.warnings {
         warn!(key = warning.key, "{}", warning.message);
     }
-    // `check` gives at least one.
-    let log_settings = settings.logs.first().context("no log is configured")?;
-    let keys = TrustedKeys::read(&log_settings.signers)?;
     let metrics = Arc::new(Metrics::new()?);
-    let upstreams = upstreams(&settings, log_settings, &metrics)?;
     let audit = Audit::new(metrics.audit_lost.clone());
     audit
         .record_at(&config.audit.path)
@@ -105,16 +98,13 @@ pub async fn run(loaded: Loaded, reload: Reload, stop: CancellationToken) -> any
     let serving = tokio::spawn(Arc::clone(&server).run(listeners, draining.clone()));
 
     let opened = tokio::select! {
-        opened = open(&settings, log_settings, keys, upstreams, &metrics, &audit) => Some(opened),
+        opened = open(&settings, &metrics, &audit) => Some(opened),
         () = stop.cancelled() => None,
     };
     let mut tasks = JoinSet::new();
     let outcome = match opened {
         Some(Ok(service)) => {
-            tasks.spawn(Arc::clone(&service.log).follow());
-            if let Some(peers) = service.log.peers() {
-                tasks.spawn(Arc::clone(peers).follow());
-            }
+            service.logs.follow();
             tasks.spawn(save_stats_for_ever(Arc::clone(&site)));
             let _ = site.service.set(service); // the only place that does
             tasks.spawn(sync_on_schedule(Arc::clone(&site)));
@@ -136,6 +126,7 @@ pub async fn run(loaded: Loaded, reload: Reload, stop: CancellationToken) -> any
     }
     tasks.shutdown().await;
     if let Some(service) = site.service.get() {
+        service.logs.stop().await;
         // Numbers are right after a flush; and what comes in while they are written is flushed, too.
         let _ = service.cache.flush().await;
         save_stats(&site).await;
@@ -157,27 +148,31 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Lets a configuration take effect, as far as it can.
-    pub(crate) fn apply(&self, loaded: &Loaded) {
+    /// Lets a configuration take effect, as far as it can. Says which logs stay as they were, and
+    /// why.
+    pub(crate) async fn apply(&self, loaded: &Loaded) -> Vec<String> {
         let (site, settings) = (&self.site, &loaded.settings);
         let rules = rules(settings, Some(&site.rules.load()));
         site.rules.store(Arc::new(rules));
         site.rules_replaced.notify_one();
         self.server.replace_gate(gate(loaded));
         watch_expiry(&site.metrics, loaded.tls.as_ref());
-        if let (Some(service), Some(log)) = (site.service.get(), settings.logs.first()) {
-            let interval = settings.config.checkpoint.refresh_interval.0;
-            service.log.follow_with(&log.signers, interval);
-        }
         if let Err(error) = site.audit.record_at(&settings.config.audit.path) {
             warn!(error, "audit log not opened; it stays where it was");
         }
+        match site.service.get() {
+            Some(service) => service.logs.change(settings).await,
+            None => Vec::new(),
+        }
     }
 
-    /// Says how reading a configuration again went: keys that need a restart, or why it was refused.
-    pub(crate) fn reloaded(&self, outcome: Result<Vec<String>, String>) {
+    /// Says how reading a configuration again went: keys that need a restart and logs that stay as
+    /// they were, or why it was refused.
+    pub(crate) fn reloaded(&self, outcome: Result<(Vec<String>, Vec<String>), String>) {
+        let was_taken = outcome.is_ok();
         let (result, error, needs_restart) = match outcome {
-            Ok(keys) => ("applied", None, keys),
+            Ok((keys, errors)) if errors.is_empty() => ("applied", None, keys),
+            Ok((keys, errors)) => ("refused", Some(errors.join("; ")), keys),
             Err(error) => ("refused", Some(error), Vec::new()),
         };
         let site = &self.site;
@@ -190,7 +185,7 @@ impl Running {
             needs_restart: &needs_restart,
         });
         let mut reloads = site.reloads.lock().unwrap_or_else(PoisonError::into_inner);
-        if error.is_none() {
+        if was_taken {
             reloads.needs_restart = needs_restart;
         }
         reloads.error = error;
@@ -259,50 +254,21 @@ pub fn is_cache_busy(error: &anyhow::Error) -> bool {
 
 async fn open(
     settings: &Settings,
-    log: &LogSettings,
-    keys: TrustedKeys,
-    upstreams: Upstreams,
     metrics: &Arc<Metrics>,
     audit: &Audit,
 ) -> anyhow::Result<Service> {
-    let config = &settings.config;
     let cache = Cache::open(
-        &config.cache.base_path,
+        &settings.config.cache.base_path,
         LOCK_WAIT,
         settings.memory_budget,
         settings.disk_budget,
     )
     .await?;
     let cache = Arc::new(cache);
-    let max_wait = Duration::from_millis(config.coalescing.max_wait_ms);
-    let peers = Peers::new(
-        &config.peers,
-        &log.name,
-        (max_wait, config.limits.upstream_requests),
-        metrics,
-    )?;
-    let peers = peers.map(Arc::new);
-    let options = LogOptions {
-        name: log.name.clone(),
-        origin: log.origin.clone(),
-        keys,
-        refresh_interval: config.checkpoint.refresh_interval.0,
-        max_wait,
-        // Repeats begin within `max_wait`; the last of them may take its time.
-        fetch_limit: max_wait + upstreams.timeout(),
-        error_ttl: Duration::from_millis(config.coalescing.error_ttl_ms),
-        coalescing: config.coalescing.enabled,
-        checkpoint_bytes: config.limits.checkpoint_bytes,
-        peers,
-        audit: audit.clone(),
-    };
-    let log = Log::new(options, upstreams, Arc::clone(&cache), Arc::clone(metrics))
-        .context("cannot read what was trusted before")?;
-    let log = Arc::new(log);
     Ok(Service {
         coded: CodedBundles::new(settings.memory_budget / CODED_SHARE),
-        syncs: Syncs::new(Arc::clone(&log), Arc::clone(metrics)),
-        log,
+        syncs: Syncs::new(Arc::clone(metrics)),
+        logs: Logs::open(settings, &cache, metrics, audit)?,
         cache,
     })
 }
@@ -327,44 +293,17 @@ async fn save_stats(site: &Arc<Site>) {
         let Some(service) = site.service.get() else {
             return Ok(());
         };
-        let (counts, store) = (service.log.counts(), service.log.store());
-        let counts = store.map(|store| (&**store, counts.hits.get(), counts.misses.get()));
-        service.cache.save_stats(counts.as_slice())
+        let logs = service.logs.all();
+        let counts = logs.iter().filter_map(|Followed { log, .. }| {
+            let counts = log.counts();
+            Some((&**log.store()?, counts.hits.get(), counts.misses.get()))
+        });
+        service.cache.save_stats(&counts.collect::<Vec<_>>())
     });
     // A full disk is known by then, and the numbers are a convenience.
     if let Ok(Err(error)) = saved.await {
         tracing::debug!(%error, "statistics not saved");
     }
-}
-
-/// The upstreams of a log; connects to nothing.
-fn upstreams(
-    settings: &Settings,
-    log: &LogSettings,
-    metrics: &Metrics,
-) -> anyhow::Result<Upstreams> {
-    let config = &settings.config;
-    let all = log.upstreams.iter().map(|upstream| {
-        let metrics = metrics.upstream(&log.name, &upstream.name);
-        let requests = config.limits.upstream_requests;
-        let made = Upstream::new(upstream.clone(), requests, metrics)
-            .with_context(|| format!("cannot use the upstream `{}`", upstream.name))?;
-        Ok((upstream.priority, made))
-    });
-    let rules = RaceRules {
-        patience: Duration::from_millis(config.coalescing.max_wait_ms),
-        backoff: Backoff {
-            retries: config.failover.retry_count,
-            delay: Duration::from_millis(config.failover.retry_delay_ms),
-        },
-    };
-    let all = all.collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Upstreams::new(
-        &log.name,
-        all,
-        config.failover.enabled,
-        rules,
-    ))
 }
 
 /// Starts a sync whenever the schedule says so, in UTC.
@@ -388,7 +327,10 @@ async fn sync_on_schedule(site: Arc<Site>) {
             () = tokio::time::sleep((next - now).to_std().unwrap_or_default()) => {}
         }
         if let Some(service) = site.service.get() {
-            service.syncs.start(site.rules.load().sync_depth);
+            let logs = service.logs.all();
+            let logs = logs.iter().map(|followed| Arc::clone(&followed.log));
+            let depth = site.rules.load().sync_depth;
+            service.syncs.start(logs.collect(), depth);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod check;
 mod load;
+mod logs;
 mod unbuilt;
 mod units;
 mod upstreams;
@@ -14,10 +15,11 @@ use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
 use url::Url;
 
-pub(crate) use self::upstreams::with_rekor_v2_prefix;
+pub(crate) use self::upstreams::{REKOR_V2_PREFIX, with_rekor_v2_prefix};
 pub use self::{
-    check::{LogSettings, Problem, Settings, Signers},
+    check::{Problem, Settings},
     load::{ConfigError, ENVIRONMENT_PREFIX},
+    logs::{LogSettings, MAX_CACHE_SHARE, MAX_LOGS, Signers},
     units::{Interval, Listen, Size, Source},
     upstreams::UpstreamSettings,
 };
@@ -175,7 +177,7 @@ pub struct Upstream {
 }
 
 /// One of several logs.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// A DNS label, the first path segment for this log.
@@ -190,6 +192,23 @@ pub struct LogConfig {
     pub public_keys: Vec<Source>,
     /// See [`Config::upstreams`].
     pub upstreams: Vec<Upstream>,
+    /// Its part of the disk budget, as a weight beside those of the other logs; 1 to 1,000. Defaults
+    /// to 1: all have the same.
+    pub cache_share: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            default: false,
+            origin: String::new(),
+            kind: Kind::Auto,
+            public_keys: Vec::new(),
+            upstreams: Vec::new(),
+            cache_share: 1,
+        }
+    }
 }
 
 /// Trust from a TUF repository. `tuf_url` is not a key of its own but an alias of `tuf.url`.

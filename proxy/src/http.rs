@@ -35,11 +35,7 @@ use self::{
     respond::{Reply, plain},
 };
 use crate::{
-    audit::Audit,
-    cache::Cache,
-    config::Source,
-    log::{Asker, Log},
-    metrics::Metrics,
+    audit::Audit, cache::Cache, config::Source, log::Asker, logs::Logs, metrics::Metrics,
     sync::Syncs,
 };
 
@@ -99,13 +95,13 @@ pub struct Rules {
 
 /// What exists once the cache is open.
 pub struct Service {
-    /// The log that is followed.
-    pub log: Arc<Log>,
-    /// What it is kept in.
+    /// The logs that are followed.
+    pub logs: Logs,
+    /// What they are kept in.
     pub cache: Arc<Cache>,
-    /// Its syncs.
+    /// Their syncs.
     pub syncs: Syncs,
-    /// Its bundles, compressed.
+    /// Their bundles, compressed.
     pub coded: CodedBundles,
 }
 
@@ -179,26 +175,32 @@ async fn route(session: &Session, request: Request<Incoming>) -> Reply {
         }
         (Role::Clients | Role::Everything, Asker::Client) => too_many(session, &request),
     };
+    let Some(service) = site.service.get() else {
+        return plain::unavailable("the proxy is starting: another process still has its cache");
+    };
+    let found = service.logs.of_path(path);
     let reply = match (limited, request.method()) {
         (Some(wait), _) => plain::too_many(wait),
-        (None, &Method::GET | &Method::HEAD) => match site.service.get() {
-            Some(service) => tiles::route(site, service, request.headers(), path, asker).await,
-            None => {
-                plain::unavailable("the proxy is starting: another process still has its cache")
+        (None, &Method::GET | &Method::HEAD) => match &found {
+            Ok((log, path)) => {
+                let headers = request.headers();
+                tiles::route(site, service, log, headers, path, asker).await
             }
+            Err(error) => plain::not_found(&error.to_string()),
         },
         (None, &Method::OPTIONS) => plain::preflight(request.headers()),
         _ => plain::method_not_allowed("GET, HEAD, OPTIONS"),
     };
-    if let Some(service) = site.service.get() {
-        service.log.counts().answered(reply.status());
+    // What names no log is nobody's.
+    if let Ok((log, _)) = found {
+        log.counts().answered(reply.status());
     }
     reply
 }
 
 /// Whether another replica asks. Whoever only says so is a client like any other.
 fn asker(site: &Site, request: &Request<Incoming>) -> Asker {
-    let peers = site.service.get().and_then(|service| service.log.peers());
+    let peers = site.service.get().and_then(|service| service.logs.peers());
     match peers {
         Some(peers) if peers.admits(request.headers()) => Asker::Peer,
         Some(_) | None => Asker::Client,

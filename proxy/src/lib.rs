@@ -17,6 +17,7 @@
 //! | [`fsck`] | proving everything in a cache again |
 //! | [`http`] | routes, headers and limits |
 //! | [`log`] | the read path of one log, and how its checkpoints are followed |
+//! | [`logs`] | all logs of a process: by the beginning of a path, replaced one by one |
 //! | [`metrics`] | every metric |
 //! | [`note`] | signed notes, verifier keys, checkpoints |
 //! | [`rekor_v1`] | logs without tiles: proven entries, and what is passed through |
@@ -37,6 +38,7 @@ pub mod config;
 pub mod fsck;
 pub mod http;
 pub mod log;
+pub mod logs;
 pub mod metrics;
 pub mod note;
 pub mod peers;

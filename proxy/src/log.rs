@@ -95,6 +95,8 @@ pub struct LogOptions {
     pub coalescing: bool,
     /// Largest checkpoint an upstream may send, in bytes.
     pub checkpoint_bytes: usize,
+    /// Bytes of the disk that it may take, beside what the budget of all logs says.
+    pub disk_share: u64,
     /// Other replicas, if there are any.
     pub peers: Option<Arc<Peers>>,
     /// Where it is recorded what becomes trusted, and what does not.
@@ -125,6 +127,8 @@ pub struct Log {
     peer_numbers: Mutex<HashMap<(String, String), u32>>,
     /// How often a newer checkpoint is asked for, in milliseconds.
     refresh_ms: AtomicU64,
+    /// Bytes of the disk that it may take.
+    disk_share: AtomicU64,
 }
 
 /// A resource, and where it was.
@@ -161,6 +165,7 @@ impl Log {
         let refresh_interval = options.refresh_interval;
         let log = Self {
             counts: metrics.of_log(&options.name),
+            disk_share: AtomicU64::new(options.disk_share),
             options,
             upstreams,
             upstream_numbers: OnceLock::new(),
@@ -184,6 +189,14 @@ impl Log {
     pub fn follow_with(&self, signers: &Signers, refresh_interval: Duration) {
         self.options.keys.replace_sources(signers);
         self.refresh_every(refresh_interval);
+    }
+
+    /// Lets it take another part of the disk, from now on.
+    pub fn set_disk_share(&self, bytes: u64) {
+        self.disk_share.store(bytes, Ordering::Relaxed);
+        if let Some(store) = self.store.get() {
+            store.usage.set_share(bytes);
+        }
     }
 
     fn refresh_every(&self, interval: Duration) {

@@ -340,6 +340,22 @@ impl Metrics {
         }
     }
 
+    /// Shows nothing of a log's state any more. What was counted of it stays counted.
+    pub fn forget_log(&self, log: &str, upstreams: &[&str]) {
+        // Whatever was never shown need not be taken back.
+        for gauge in [
+            &self.size_bytes,
+            &self.checkpoint_age,
+            &self.sync_last_success,
+        ] {
+            let _ = gauge.remove_label_values(&[log]);
+        }
+        let _ = self.checkpoint_size.remove_label_values(&[log]);
+        for upstream in upstreams {
+            let _ = self.upstream_healthy.remove_label_values(&[log, upstream]);
+        }
+    }
+
     /// Everything that is registered, in that order.
     pub fn described(&self) -> Vec<Described> {
         self.registry.described()

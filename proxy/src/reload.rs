@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,9 +18,9 @@ use tracing::{info, warn};
 
 use crate::{
     app::{self, Running},
-    config::{Config, Settings, Source, Tls},
+    config::{Config, LogSettings, Settings, Source, Tls},
     http::TlsServer,
-    trust,
+    trust::{Trust, TrustedKeys},
 };
 
 /// How often the files are looked at. Kubernetes itself takes up to a minute to bring a change.
@@ -27,23 +28,31 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keys that take effect without a restart, with everything below them. `docs/configuration.md` says
 /// the same; a test holds it against this list.
-pub const LIVE: [&str; 16] = [
+pub const LIVE: [&str; 24] = [
     "admin",
     "audit",
     "cache.checkpoint_ttl_minutes",
     "checkpoint.refresh_interval",
+    "danger_accept_unsigned",
+    "kind",
     "limits.connections",
     "limits.header_bytes",
     "limits.header_timeout",
     "limits.idle_timeout",
     "log.level",
+    "logs",
+    "mode",
+    "origin",
     "public_keys",
     "rate_limit",
     "shutdown.drain",
     "sync.depth",
     "sync.enabled",
     "sync.schedule",
+    "tile_base_url",
     "tls",
+    "upstream_url",
+    "upstreams",
 ];
 
 /// What a process was started from, and how to change it.
@@ -94,11 +103,14 @@ pub fn settings(file: &Path) -> Result<Settings, Vec<String>> {
     let settings =
         settings.map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let mut problems = Vec::new();
+    let mut trusted: Vec<(&LogSettings, Arc<Trust>)> = Vec::new();
     for log in &settings.logs {
-        if let Err(error) = trust::TrustedKeys::read(&log.signers) {
-            problems.push(format!("{error:#}"));
+        match TrustedKeys::read(&log.signers_key, &log.signers) {
+            Ok(keys) => trusted.push((log, keys.current())),
+            Err(error) => problems.push(format!("{error:#}")),
         }
     }
+    problems.extend(same_keys(&trusted));
     if let Err(error) = app::tracing_filter(&settings.config.log.level) {
         problems.push(error);
     }
@@ -106,6 +118,30 @@ pub fn settings(file: &Path) -> Result<Settings, Vec<String>> {
         return Err(problems);
     }
     Ok(settings)
+}
+
+/// Logs of which nothing says which one of those that a key signs they are. While one is followed, its
+/// answers say so; after a restart, only the cache is there to ask.
+fn same_keys(trusted: &[(&LogSettings, Arc<Trust>)]) -> Vec<String> {
+    let unnamed = trusted.iter().filter(|(log, _)| log.origin.is_none());
+    let shares_a_key = |log: &LogSettings, keys: &Trust| {
+        let others = trusted.iter().filter(|(other, _)| other.name != log.name);
+        let mut others = others.filter(|(_, trust)| {
+            let mut keys = keys.keys().iter();
+            keys.any(|key| trust.keys().contains(key))
+        });
+        others.next().map(|(other, _)| other.name.clone())
+    };
+    unnamed
+        .filter_map(|(log, keys)| {
+            let other = shares_a_key(log, keys)?;
+            let key = log.signers_key.replace("public_keys", "origin");
+            Some(format!(
+                "{key}: is missing: `{other}` is signed by one of the same keys, so say which log \
+                 this is by the first line of its checkpoints"
+            ))
+        })
+        .collect()
 }
 
 /// Variables that are UTF-8; others cannot be keys of ours.
@@ -174,7 +210,7 @@ impl State {
         {
             warn!(error, "log level not changed");
         }
-        running.apply(&loaded);
+        let errors = running.apply(&loaded).await;
         for key in LIVE {
             let at = format!("/{}", key.replace('.', "/"));
             if let (Some(old), Some(new)) = (self.in_effect.pointer_mut(&at), wanted.pointer(&at)) {
@@ -195,7 +231,7 @@ impl State {
                 "these keys have changed and need a restart to take effect"
             );
         }
-        running.reloaded(Ok(restart));
+        running.reloaded(Ok((restart, errors)));
         if loaded.settings.config.tls != self.current.settings.config.tls {
             // Other files than those that were looked at: look again.
             self.seen = None;

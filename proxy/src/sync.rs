@@ -1,4 +1,4 @@
-//! Prefetches the newest entries of a log, so that they and their proofs are there offline.
+//! Prefetches the newest entries of logs, so that they and their proofs are there offline.
 //!
 //! [`plan`] is pure and says what to fetch; [`Syncs`] runs one plan at a time, over the same read
 //! path that clients use, so what a sync brings is proven and stored like anything else. A sync
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join_all};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -53,7 +53,7 @@ pub fn plan(size: u64, depth: u64) -> impl Iterator<Item = Resource> {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyncRequest {
-    /// Name of the log; the default log if it is not given.
+    /// Name of the log; all of them if it is not given.
     pub log: Option<String>,
     /// How many of the newest entries; as configured if it is not given.
     pub depth: Option<u64>,
@@ -64,9 +64,9 @@ pub struct SyncRequest {
 pub struct SyncProgress {
     /// Tells this sync from all others, also from those before a restart.
     pub id: u64,
-    /// Name of the log.
-    pub log: String,
-    /// Newest entries asked for.
+    /// Name of the log; `None` for a sync of several.
+    pub log: Option<String>,
+    /// Newest entries asked for, of each log.
     pub depth: u64,
     /// Where it is.
     pub state: SyncState,
@@ -76,6 +76,13 @@ pub struct SyncProgress {
     pub total: u64,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+impl SyncProgress {
+    /// Whether what was asked for is part of this sync.
+    pub fn covers(&self, request: &SyncRequest) -> bool {
+        self.log.is_none() || request.log == self.log
+    }
 }
 
 /// Where a sync is.
@@ -92,7 +99,6 @@ pub enum SyncState {
 
 /// The syncs of a process: at most one at a time.
 pub struct Syncs {
-    log: Arc<Log>,
     metrics: Arc<Metrics>,
     last: Mutex<Option<Arc<Running>>>,
 }
@@ -100,6 +106,7 @@ pub struct Syncs {
 /// One sync, under way or ended.
 struct Running {
     id: u64,
+    log: Option<String>,
     depth: u64,
     done: AtomicU64,
     total: AtomicU64,
@@ -109,25 +116,30 @@ struct Running {
 
 impl Syncs {
     /// No sync yet.
-    pub fn new(log: Arc<Log>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(metrics: Arc<Metrics>) -> Self {
         Self {
-            log,
             metrics,
             last: Mutex::new(None),
         }
     }
 
-    /// Starts a sync of the newest `depth` entries; gives the running one if there is one.
-    pub fn start(&self, depth: u64) -> SyncProgress {
+    /// Starts a sync of the newest `depth` entries of each of these logs; gives the running one if
+    /// there is one.
+    pub fn start(&self, logs: Vec<Arc<Log>>, depth: u64) -> SyncProgress {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = last.as_ref().filter(|last| last.outcome().is_none()) {
-            return self.describe(running);
+            return running.describe();
         }
+        let log = match logs.as_slice() {
+            [only] => Some(only.name().to_owned()),
+            _ => None,
+        };
         let sync = Arc::new(Running {
             // Counts up from the time, so that a restart does not begin again.
             id: last
                 .as_ref()
                 .map_or_else(now_ms, |last| now_ms().max(last.id + 1)),
+            log,
             depth,
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -135,39 +147,35 @@ impl Syncs {
         });
         *last = Some(Arc::clone(&sync));
         drop(last);
-        tokio::spawn(run(
-            Arc::clone(&self.log),
-            Arc::clone(&self.metrics),
-            Arc::clone(&sync),
-        ));
-        self.describe(&sync)
+        tokio::spawn(run(logs, Arc::clone(&self.metrics), Arc::clone(&sync)));
+        sync.describe()
     }
 
     /// The last sync, running or ended; `None` before the first.
     pub fn progress(&self) -> Option<SyncProgress> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(|sync| self.describe(sync))
+        last.as_ref().map(|sync| sync.describe())
     }
+}
 
-    fn describe(&self, sync: &Running) -> SyncProgress {
-        let outcome = sync.outcome();
+impl Running {
+    fn describe(&self) -> SyncProgress {
+        let outcome = self.outcome();
         SyncProgress {
-            id: sync.id,
-            log: self.log.name().to_owned(),
-            depth: sync.depth,
+            id: self.id,
+            log: self.log.clone(),
+            depth: self.depth,
             state: match &outcome {
                 None => SyncState::Running,
                 Some(Ok(())) => SyncState::Succeeded,
                 Some(Err(_)) => SyncState::Failed,
             },
-            done: sync.done.load(Ordering::Relaxed),
-            total: sync.total.load(Ordering::Relaxed),
+            done: self.done.load(Ordering::Relaxed),
+            total: self.total.load(Ordering::Relaxed),
             error: outcome.and_then(Result::err),
         }
     }
-}
 
-impl Running {
     fn end(&self, outcome: Result<(), String>) {
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
     }
@@ -180,34 +188,40 @@ impl Running {
     }
 }
 
-async fn run(log: Arc<Log>, metrics: Arc<Metrics>, sync: Arc<Running>) {
+async fn run(logs: Vec<Arc<Log>>, metrics: Arc<Metrics>, sync: Arc<Running>) {
     // Replaced at the end; it is what a panic leaves, so that the next sync can start.
     let _ended = Ended(Arc::clone(&sync));
-    let outcome = fetch_all(&log, &sync).await;
-    let done = sync.done.load(Ordering::Relaxed);
+    let several = logs.len() > 1;
+    // Beside each other: a log that does not answer keeps no other waiting.
+    let outcomes = logs.iter().map(async |log| {
+        let outcome = run_one(log, &metrics, &sync).await;
+        outcome.map_err(|error| match several {
+            true => format!("{}: {error}", log.name()),
+            false => error,
+        })
+    });
+    let outcomes = join_all(outcomes).await;
+    let errors: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+    sync.end(match errors.is_empty() {
+        true => Ok(()),
+        false => Err(errors.join("; ")),
+    });
+}
+
+async fn run_one(log: &Arc<Log>, metrics: &Metrics, sync: &Running) -> Result<(), String> {
+    let (name, depth) = (log.name(), sync.depth);
+    let mut resources = 0_u64;
+    let outcome = fetch_all(log, sync, &mut resources).await;
     match &outcome {
         Ok(()) => {
-            info!(
-                log = log.name(),
-                depth = sync.depth,
-                resources = done,
-                "synced"
-            );
+            info!(log = name, depth, resources, "synced");
             let now = Duration::from_millis(now_ms()).as_secs_f64();
-            metrics
-                .sync_last_success
-                .with_label_values(&[log.name()])
-                .set(now);
+            let gauge = metrics.sync_last_success.with_label_values(&[name]);
+            gauge.set(now);
         }
-        Err(error) => warn!(
-            log = log.name(),
-            depth = sync.depth,
-            done,
-            error,
-            "sync failed"
-        ),
+        Err(error) => warn!(log = name, depth, resources, error, "sync failed"),
     }
-    sync.end(outcome);
+    outcome
 }
 
 /// Ends a sync that did not end itself.
@@ -229,8 +243,8 @@ fn now_ms() -> u64 {
 }
 
 /// Reads everything in the plan through the log. Goes on after a failure, so that one bad resource
-/// costs only itself; the first error is the outcome.
-async fn fetch_all(log: &Arc<Log>, sync: &Running) -> Result<(), String> {
+/// costs only itself; the first error is the outcome. Counts what it has read in `resources`.
+async fn fetch_all(log: &Arc<Log>, sync: &Running, resources: &mut u64) -> Result<(), String> {
     // A log that does not answer is no reason not to fetch what is missing of the tree we have.
     let refreshed = log.refresh().await;
     let Some(tree) = log.trusted() else {
@@ -239,15 +253,16 @@ async fn fetch_all(log: &Arc<Log>, sync: &Running) -> Result<(), String> {
             .map_or_else(|| "no checkpoint".to_owned(), |e| e.to_string()));
     };
     let size = tree.checkpoint.size;
-    sync.total
-        .store(plan(size, sync.depth).count() as u64, Ordering::Relaxed);
+    let planned = plan(size, sync.depth).count() as u64;
+    sync.total.fetch_add(planned, Ordering::Relaxed);
     let mut reads = futures::stream::iter(plan(size, sync.depth))
         .map(|resource| async move { (resource, log.prefetch(resource).await) })
         .buffer_unordered(CONCURRENCY);
     let mut outcome = Ok(());
     while let Some((resource, read)) = reads.next().await {
         match read {
-            Ok(_) => {
+            Ok(()) => {
+                *resources += 1;
                 sync.done.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) if outcome.is_ok() => outcome = Err(format!("{resource}: {error}")),

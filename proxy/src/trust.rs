@@ -60,6 +60,8 @@ impl Trust {
 /// The keys of one log.
 #[derive(Debug)]
 pub struct TrustedKeys {
+    /// Path of the key in the configuration that they are from.
+    key: String,
     sources: ArcSwap<Signers>,
     current: ArcSwap<Trust>,
     /// The last complaint, so that it is made once.
@@ -78,15 +80,16 @@ pub enum Reload {
 }
 
 impl TrustedKeys {
-    /// Reads the keys for the first time.
+    /// Reads the keys of a log for the first time. `key` is where in the configuration they are.
     ///
     /// # Errors
     /// When a source cannot be read, holds something that is not a key, or when there is no key;
     /// says which.
-    pub fn read(sources: &Signers) -> anyhow::Result<Self> {
+    pub fn read(key: &str, sources: &Signers) -> anyhow::Result<Self> {
         Ok(Self {
+            key: key.to_owned(),
             sources: ArcSwap::from_pointee(sources.clone()),
-            current: ArcSwap::from_pointee(read(sources)?),
+            current: ArcSwap::from_pointee(read(key, sources)?),
             complaint: Mutex::new(None),
         })
     }
@@ -107,7 +110,7 @@ impl TrustedKeys {
             .complaint
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        match read(&self.sources.load()) {
+        match read(&self.key, &self.sources.load()) {
             Ok(keys) => {
                 *complaint = None;
                 if keys == **self.current.load() {
@@ -128,30 +131,27 @@ impl TrustedKeys {
     }
 }
 
-fn read(sources: &Signers) -> anyhow::Result<Trust> {
+fn read(key: &str, sources: &Signers) -> anyhow::Result<Trust> {
     match sources {
-        Signers::Keys(sources) => read_keys(sources).map(Trust::Keys),
+        Signers::Keys(sources) => read_keys(key, sources).map(Trust::Keys),
         Signers::Anyone => Ok(Trust::Anyone),
     }
 }
 
-fn read_keys(sources: &[Source]) -> anyhow::Result<Vec<VerifierKey>> {
+fn read_keys(key: &str, sources: &[Source]) -> anyhow::Result<Vec<VerifierKey>> {
     let mut keys = Vec::new();
     for (i, source) in sources.iter().enumerate() {
-        let place = || format!("tile_proxy.public_keys[{i}] ({source:?})");
+        let place = || format!("{key}[{i}] ({source:?})");
         let text = source
             .read()
             .map_err(|error| anyhow!(error))
             .with_context(place)?;
         keys.extend(VerifierKey::parse_all(&text).with_context(place)?);
     }
-    anyhow::ensure!(
-        !keys.is_empty(),
-        "tile_proxy.public_keys: there is no key in them"
-    );
+    anyhow::ensure!(!keys.is_empty(), "{key}: there is no key in them");
     anyhow::ensure!(
         keys.iter().any(|key| key.algorithm().vouches_for_logs()),
-        "tile_proxy.public_keys: there are only cosigners' keys in them; a witness vouches beside the \
+        "{key}: there are only cosigners' keys in them; a witness vouches beside the \
          log, so give the log's own key, too"
     );
     Ok(keys)
@@ -164,6 +164,10 @@ mod tests {
     const ROME: &str = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
     const OSLO: &str = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
 
+    fn read_all(sources: &Signers) -> anyhow::Result<TrustedKeys> {
+        TrustedKeys::read("tile_proxy.public_keys", sources)
+    }
+
     fn signers<const N: usize>(sources: [Source; N]) -> Signers {
         Signers::Keys(sources.to_vec())
     }
@@ -174,7 +178,7 @@ mod tests {
         let file = directory.path().join("keys");
         let write = |text: &str| std::fs::write(&file, text).expect("written");
         write(ROME);
-        let keys = TrustedKeys::read(&signers([Source::File(file.clone())])).expect("a key");
+        let keys = read_all(&signers([Source::File(file.clone())])).expect("a key");
         assert_eq!(keys.reload(), Reload::Unchanged);
 
         write(&format!("{ROME}\n\n{OSLO}\n"));
@@ -201,7 +205,7 @@ mod tests {
             MCowBQYDK2VwAyEATYJhw+1v93jbce6maoKBejktoaZJ/xaGm7YBr58Pu8c=\n\
             -----END PUBLIC KEY-----";
         let source = Source::Inline(format!("{ROME}\n{pem}\n{OSLO}\n"));
-        let keys = TrustedKeys::read(&signers([source])).expect("three keys");
+        let keys = read_all(&signers([source])).expect("three keys");
         assert_eq!(keys.current().keys().len(), 3);
         assert_eq!(keys.current().keys()[1].to_string(), pem);
     }
@@ -210,20 +214,18 @@ mod tests {
     fn witnesses_without_the_log_are_refused() {
         let witness =
             "witness.stagemole.eu+67f7aea0+BEqSG3yu9YrmcM3BHvQYTxwFj3uSWakQepafafpUqklv".to_owned();
-        let error = TrustedKeys::read(&signers([Source::Inline(witness.clone())]))
+        let error = read_all(&signers([Source::Inline(witness.clone())]))
             .expect_err("nobody vouches")
             .to_string();
         assert!(error.contains("only cosigners' keys"), "{error}");
         let both = signers([Source::Inline(witness), Source::Inline(ROME.to_owned())]);
-        assert!(TrustedKeys::read(&both).is_ok());
+        assert!(read_all(&both).is_ok());
     }
 
     #[test]
     fn no_key_at_all_is_refused() {
         let empty = signers([Source::Inline(String::new())]);
-        let error = TrustedKeys::read(&empty)
-            .expect_err("nothing in it")
-            .to_string();
+        let error = read_all(&empty).expect_err("nothing in it").to_string();
         assert!(error.contains("there is no key"), "{error}");
     }
 
@@ -231,12 +233,12 @@ mod tests {
     fn anyones_note_is_still_a_note() {
         let note = "rome.example\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\n\
                     \u{2014} oslo.example AAAAAAAAAAAA\n";
-        let trust = TrustedKeys::read(&Signers::Anyone).expect("no key to read");
+        let trust = read_all(&Signers::Anyone).expect("no key to read");
         let text = trust.current().open(note.as_bytes()).map(str::len);
         assert_eq!(text, Ok(note.find("\n\n").expect("there") + 1));
         let no_key = trust.current().open(b"<html>");
         assert!(matches!(no_key, Err(NoteError::Malformed(_))), "{no_key:?}");
-        let keys = TrustedKeys::read(&signers([Source::Inline(ROME.to_owned())])).expect("a key");
+        let keys = read_all(&signers([Source::Inline(ROME.to_owned())])).expect("a key");
         assert!(keys.current().open(note.as_bytes()).is_err());
     }
 }

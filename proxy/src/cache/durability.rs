@@ -121,7 +121,7 @@ async fn check(
         .await
         .map_err(|error| format!("the cache does not open: {error}"))?;
     let cache = Arc::new(cache);
-    let keys = TrustedKeys::read(&Signers::Keys(vec![Source::Inline(truth.vkey())]))
+    let keys = TrustedKeys::read("keys", &Signers::Keys(vec![Source::Inline(truth.vkey())]))
         .map_err(|e| e.to_string())?;
     let lost = IntCounter::new("lost", "lost").map_err(|e| e.to_string())?;
     let options = LogOptions {
@@ -134,6 +134,7 @@ async fn check(
         fetch_limit: Duration::from_secs(30),
         error_ttl: Duration::ZERO,
         coalescing: true,
+        disk_share: u64::MAX,
         peers: None,
         audit: Audit::new(lost),
         checkpoint_bytes: 65_536,

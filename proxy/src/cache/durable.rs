@@ -150,14 +150,13 @@ impl Writer {
             Command::Bundle(store, bundle, _room) => {
                 let wanted = bundle.bytes().len() as u64;
                 let stored = self
-                    .has_room_for_bundle(wanted)
+                    .has_room_for_bundle(&store, wanted)
                     .then(|| self.write_bundle(&store, &bundle));
                 self.conclude(&store, stored, bundle.bundle(), wanted);
             }
             Command::Tile(store, tile, tree_size, upstream, _room) => {
                 let stored = self
-                    .usage
-                    .has_room(TILE_COST)
+                    .has_room(&store, TILE_COST)
                     .then(|| self.write_tile(&store, &tile, tree_size, upstream));
                 self.conclude(&store, stored, tile.tile(), TILE_COST);
             }
@@ -176,7 +175,7 @@ impl Writer {
             Command::Entry(store, entry, _room) => {
                 let wanted = entry.json().len() as u64;
                 let stored = self
-                    .has_room_for_bundle(wanted)
+                    .has_room_for_bundle(&store, wanted)
                     .then(|| self.write_entry(&store, &entry));
                 self.conclude(&store, stored, entry.uuid(), wanted);
             }
@@ -191,8 +190,13 @@ impl Writer {
 
     /// Whether a bundle would stay for a while: it would not if what may not be evicted leaves no
     /// room for it.
-    fn has_room_for_bundle(&self, bytes: u64) -> bool {
-        self.usage.has_room(bytes) && !self.usage.full.load(Ordering::Relaxed)
+    fn has_room_for_bundle(&self, store: &LogStore, bytes: u64) -> bool {
+        let full = [&self.usage.full, &store.usage.full];
+        self.has_room(store, bytes) && !full.iter().any(|full| full.load(Ordering::Relaxed))
+    }
+
+    fn has_room(&self, store: &LogStore, bytes: u64) -> bool {
+        self.usage.has_room(bytes) && store.usage.has_room(bytes)
     }
 
     fn write_tile(
@@ -278,9 +282,9 @@ impl Writer {
                 self.dirty
                     .since
                     .get_or_insert_with(tokio::time::Instant::now);
-                self.usage.wake_if_high();
-                if self.usage.refusing.swap(false, Ordering::Relaxed) {
-                    info!("cache stores again");
+                self.usage.wake_if_high(&store.usage);
+                if store.usage.refusing.swap(false, Ordering::Relaxed) {
+                    info!(origin = store.origin, "cache stores again");
                 }
                 return;
             }
@@ -294,13 +298,17 @@ impl Writer {
                 error.to_string()
             }
             None => {
-                self.usage.wake_if_high();
-                format!("disk budget of {} bytes is used up", self.usage.budget)
+                self.usage.wake_if_high(&store.usage);
+                match store.usage.has_room(bytes) {
+                    true => format!("disk budget of {} bytes is used up", self.usage.budget),
+                    false => format!("the log's {} bytes are used up", store.usage.share()),
+                }
             }
         };
         self.usage.refuse(&store.usage);
-        if !self.usage.refusing.swap(true, Ordering::Relaxed) {
-            warn!(%error, resource = %what, "cache cannot store; tiles are served and not kept");
+        if !store.usage.refusing.swap(true, Ordering::Relaxed) {
+            let origin = &store.origin;
+            warn!(origin, %error, resource = %what, "cache cannot store; tiles are served and not kept");
         }
     }
 

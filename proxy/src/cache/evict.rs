@@ -45,10 +45,11 @@ pub(super) struct Candidate<T> {
     pub(super) used: SystemTime,
 }
 
-/// What goes, so that of `stored` bytes at most `target` are left: by rank, then least recently
-/// used first, and no more than needed. Where that is not enough, all of them.
+/// Takes out of the candidates what goes, so that of `stored` bytes at most `target` are left: by
+/// rank, then least recently used first, and no more than needed. Where that is not enough, all of
+/// them.
 pub(super) fn choose<T>(
-    mut candidates: Vec<Candidate<T>>,
+    candidates: &mut Vec<Candidate<T>>,
     stored: u64,
     target: u64,
 ) -> Vec<Candidate<T>> {
@@ -59,8 +60,9 @@ pub(super) fn choose<T>(
         left = left.saturating_sub(candidate.bytes);
         done
     });
-    candidates.truncate(enough.unwrap_or(candidates.len()));
     candidates
+        .drain(..enough.unwrap_or(candidates.len()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -107,9 +109,12 @@ mod tests {
             (5, 0, 1),
             (0, 0, 0),
         ] {
-            let chosen = choose(all.to_vec(), stored, target);
-            let chosen: Vec<&str> = chosen.iter().map(|candidate| candidate.what).collect();
-            assert_eq!(chosen, order[..goes], "{stored} stored, {target} wanted");
+            let mut staying = all.to_vec();
+            let going = choose(&mut staying, stored, target);
+            for (some, want) in [(going, &order[..goes]), (staying, &order[goes..])] {
+                let some: Vec<&str> = some.iter().map(|candidate| candidate.what).collect();
+                assert_eq!(some, want, "{stored} stored, {target} wanted");
+            }
         }
     }
 

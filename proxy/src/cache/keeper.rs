@@ -5,7 +5,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +20,7 @@ use super::{
     durable::Command,
     evict::{Candidate, Rank, choose, high_water, low_water},
     remove::{REMOVE_AT_ONCE, Target},
-    scan::{Evictable, Found, entries, scan_log, scan_rest},
+    scan::{Evictable, Found, FoundFile, entries, scan_log, scan_rest},
     store::Stores,
 };
 use crate::tlog::path::Resource;
@@ -84,76 +87,90 @@ impl Keeper {
             disturbed = 0;
             tokio::select! {
                 () = self.usage.wanted.notified() => {}
+                () = self.usage.pruned.notified() => {}
                 () = tokio::time::sleep(SCAN_INTERVAL) => {}
             }
         }
     }
 
-    /// Takes up what a scan found, and evicts if it is too much.
+    /// Takes up what a scan found, and evicts if it is too much: first of each log that has more than
+    /// its share, then of all.
     async fn settle(&self, found: Vec<(Arc<LogStore>, Found)>, rest: u64) -> Settled {
         let mut total = rest;
-        let mut evictable = 0;
+        let mut kept = rest;
         let mut candidates = Vec::new();
+        let mut going = Vec::new();
         for (which, (store, log)) in found.iter().enumerate() {
-            store.usage.scan_found(log.bytes, log.tiles);
-            total += log.bytes;
-            evictable += log.evictable.iter().map(|found| found.bytes).sum::<u64>();
-            candidates.extend(log.evictable.iter().map(|found| {
-                let remembered = match found.what {
-                    Evictable::Bundle(bundle) => {
-                        let remembered = (store.number, Resource::Bundle(bundle));
-                        self.memory.peek(&remembered).is_some()
-                    }
-                    Evictable::Entry(_) => false,
-                };
-                Candidate {
-                    what: (which, found.what),
-                    rank: Rank::Bundle,
-                    bytes: found.bytes,
-                    // What is read from memory is not noted on the disk.
-                    used: if remembered {
-                        SystemTime::now()
-                    } else {
-                        found.used
-                    },
-                }
-            }));
+            let usage = &store.usage;
+            usage.scan_found(log.bytes, log.tiles);
+            let mut ours = self.candidates(which, store, log);
+            let evictable = ours.iter().map(|candidate| candidate.bytes).sum();
+            let ours_kept = log.bytes.saturating_sub(evictable);
+            (total, kept) = (total + log.bytes, kept + ours_kept);
+            let room = Room {
+                stored: usage.bytes.get(),
+                kept: ours_kept,
+                budget: usage.share(),
+            };
+            room.tell(&usage.full, &store.origin);
+            // If it is not enough, it is the log's own trouble: it stores nothing more, and wakes nobody.
+            let (gone, _) = room.make(&mut ours);
+            going.extend(gone);
+            candidates.extend(ours);
         }
         let exact = self.usage.scan_found(total);
-        let (stored, budget) = (self.usage.bytes(), self.usage.take_budget());
-        let kept = total.saturating_sub(evictable);
-        let full = kept > low_water(budget);
-        if full && !self.usage.full.swap(true, Ordering::Relaxed) {
-            warn!(
-                bytes = kept,
-                budget, "full tiles fill the cache; bundles are served and not kept until a prune"
-            );
-        }
-        if !full && self.usage.full.swap(false, Ordering::Relaxed) {
-            info!(
-                bytes = kept,
-                budget, "full tiles leave room for bundles again"
-            );
-        }
-        debug!(bytes = total, budget, "counted what is stored");
-        for (store, log) in &found {
-            let strays: Vec<Target> = log.strays.iter().cloned().map(Target::Stray).collect();
-            self.remove(store, strays).await;
-        }
-        if stored <= high_water(budget) {
-            let enough = true;
-            return Settled { exact, enough };
-        }
-        let going = choose(candidates, stored, low_water(budget));
         let freed: u64 = going.iter().map(|candidate| candidate.bytes).sum();
-        for (which, (store, _)) in found.iter().enumerate() {
+        let room = Room {
+            stored: self.usage.bytes().saturating_sub(freed),
+            kept,
+            budget: self.usage.take_budget(),
+        };
+        room.tell(&self.usage.full, "all");
+        debug!(
+            bytes = total,
+            budget = room.budget,
+            "counted what is stored"
+        );
+        let (gone, enough) = room.make(&mut candidates);
+        going.extend(gone);
+        for (which, (store, log)) in found.iter().enumerate() {
+            let strays = log.strays.iter().cloned().map(Target::Stray);
             let ours = going.iter().filter(|candidate| candidate.what.0 == which);
-            let targets: Vec<Target> = ours.map(target).collect();
-            self.remove(store, targets).await;
+            self.remove(store, strays.collect()).await;
+            self.remove(store, ours.map(target).collect()).await;
         }
-        debug!(resources = going.len(), bytes = freed, "evicted");
-        let enough = stored.saturating_sub(freed) <= low_water(budget);
+        if !going.is_empty() {
+            let bytes: u64 = going.iter().map(|candidate| candidate.bytes).sum();
+            debug!(resources = going.len(), bytes, "evicted");
+        }
         Settled { exact, enough }
+    }
+
+    /// What may go of one log.
+    fn candidates(
+        &self,
+        which: usize,
+        store: &LogStore,
+        log: &Found,
+    ) -> Vec<Candidate<(usize, Evictable)>> {
+        let in_memory = |what: Evictable| match what {
+            Evictable::Bundle(bundle) => {
+                let remembered = (store.number, Resource::Bundle(bundle));
+                self.memory.peek(&remembered).is_some()
+            }
+            Evictable::Entry(_) => false,
+        };
+        let candidate = |found: &FoundFile| Candidate {
+            what: (which, found.what),
+            rank: Rank::Bundle,
+            bytes: found.bytes,
+            // What is read from memory is not noted on the disk.
+            used: match in_memory(found.what) {
+                true => SystemTime::now(),
+                false => found.used,
+            },
+        };
+        log.evictable.iter().map(candidate).collect()
     }
 
     /// Has the writer remove things, some at a time, so that it goes on storing in between.
@@ -176,6 +193,52 @@ impl Keeper {
                 warn!(%error, "something could not be evicted");
             }
         }
+    }
+}
+
+/// What is stored, against what may be.
+struct Room {
+    stored: u64,
+    /// What of it may not be evicted.
+    kept: u64,
+    budget: u64,
+}
+
+impl Room {
+    /// Notes whether what may not be evicted fills the budget by itself, and says so when that is
+    /// news.
+    fn tell(&self, full: &AtomicBool, log: &str) {
+        let Self { kept, budget, .. } = *self;
+        let is_full = kept > low_water(budget);
+        if full.swap(is_full, Ordering::Relaxed) == is_full {
+            return;
+        }
+        if is_full {
+            warn!(
+                log,
+                bytes = kept,
+                budget,
+                "full tiles fill the cache; bundles are served and not kept until a prune"
+            );
+        } else {
+            info!(
+                log,
+                bytes = kept,
+                budget,
+                "full tiles leave room for bundles again"
+            );
+        }
+    }
+
+    /// Takes out of the candidates what has to go, and says whether that is enough.
+    fn make<T>(&self, candidates: &mut Vec<Candidate<T>>) -> (Vec<Candidate<T>>, bool) {
+        if self.stored <= high_water(self.budget) {
+            return (Vec::new(), true);
+        }
+        let going = choose(candidates, self.stored, low_water(self.budget));
+        let freed: u64 = going.iter().map(|candidate| candidate.bytes).sum();
+        let left = self.stored.saturating_sub(freed);
+        (going, left <= low_water(self.budget))
     }
 }
 

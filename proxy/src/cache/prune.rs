@@ -226,10 +226,10 @@ fn select(
         Some(age) => now.duration_since(candidate.used).is_ok_and(|d| d >= *age),
         None => max_size.is_none(),
     };
-    let (mut going, rest): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_old);
+    let (mut going, mut rest): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_old);
     if let Some(max_size) = max_size {
         let gone: u64 = going.iter().map(|candidate| candidate.bytes).sum();
-        going.extend(choose(rest, stored.saturating_sub(gone), *max_size));
+        going.extend(choose(&mut rest, stored.saturating_sub(gone), *max_size));
     }
     going
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -31,6 +31,8 @@ pub struct LogStore {
     /// Number of the upstream that new records name.
     pub(super) upstream: AtomicU32,
     saved: SavedLog,
+    /// Name of the log that is followed with it.
+    follower: Mutex<Option<String>>,
 }
 
 impl LogStore {
@@ -50,7 +52,34 @@ impl LogStore {
             usage: LogUsage::starting_at(saved.bytes, saved.tiles),
             upstream: AtomicU32::new(0),
             saved,
+            follower: Mutex::default(),
         }
+    }
+
+    /// Makes this the part of the log called `name`, and of no other: two that follow one history
+    /// would not know of each other's checkpoints.
+    ///
+    /// # Errors
+    /// The name of the log whose part it is.
+    pub fn claim(&self, name: &str) -> Result<(), String> {
+        let mut follower = self.follower();
+        match follower.as_deref() {
+            Some(other) if other != name => Err(other.to_owned()),
+            _ => {
+                *follower = Some(name.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets another log claim this part.
+    pub fn release(&self) {
+        *self.follower() = None;
+    }
+
+    fn follower(&self) -> MutexGuard<'_, Option<String>> {
+        // Each write replaces the whole, so a poisoned one is still sound.
+        self.follower.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The log's origin.
@@ -133,4 +162,22 @@ impl Stores {
 /// The name of a log's directory: the hex SHA-256 of its origin.
 pub fn origin_hash(origin: &str) -> String {
     hex::encode(Hash::of(origin.as_bytes()).0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_has_one_follower() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let stores = Stores::new(directory.path().to_owned(), Saved::default());
+        let store = stores.of_origin("rome.example");
+        assert_eq!(store.claim("rome"), Ok(()));
+        assert_eq!(store.claim("rome"), Ok(()), "again, as after a change");
+        assert_eq!(store.claim("oslo"), Err("rome".to_owned()));
+        assert_eq!(stores.of_origin("oslo.example").claim("oslo"), Ok(()));
+        store.release();
+        assert_eq!(store.claim("oslo"), Ok(()));
+    }
 }

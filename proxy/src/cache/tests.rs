@@ -80,10 +80,14 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until the numbers are the disk's: at once, unless a scan was under way.
+/// Waits until the numbers are the disk's: at once, unless things changed under the last scan.
 async fn is_exact(cache: &Cache, directory: &Path) {
     let want = on_disk(directory);
-    eventually("the numbers are right", || cache.usage().bytes() == want).await;
+    eventually("the numbers are right", || {
+        cache.usage().wanted.notify_one();
+        cache.usage().bytes() == want
+    })
+    .await;
 }
 
 fn stored(store: &LogStore, index: u64) -> bool {
@@ -152,6 +156,49 @@ async fn bundles_are_evicted_least_recently_used_first_and_full_tiles_never() {
     cache.flush().await.expect("flushed");
     is_exact(&cache, directory.path()).await;
     assert_eq!(store.usage.tiles.get(), 200);
+}
+
+#[tokio::test]
+async fn a_log_that_has_used_its_share_up_takes_no_other_logs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cache = open_and_scan(directory.path(), 16 << 20).await;
+    let (rome, oslo) = (cache.log("rome.example"), cache.log("oslo.example"));
+    rome.usage.set_share(2 << 20);
+    oslo.usage.set_share(14 << 20);
+    for index in 0..40 {
+        cache.store_bundle(&rome, bundle(index)).await; // 1.6 MiB
+        cache.store_bundle(&oslo, bundle(index)).await;
+    }
+    cache.flush().await.expect("flushed");
+    let full = || rome.usage.full.load(std::sync::atomic::Ordering::Relaxed);
+    let begin = Instant::now();
+    let mut tiles = (0..250).cycle(); // 2 MiB
+    while !full() || oslo.usage.tiles.get() < 250 {
+        assert!(
+            begin.elapsed() < DEADLINE,
+            "rome's tiles never fill its share"
+        );
+        let index = tiles.next().expect("without end");
+        cache.store_tile(&rome, tile(index), 70_000).await;
+        cache.store_tile(&oslo, tile(index), 70_000).await;
+        cache.flush().await.expect("flushed"); // slowly, so that there is room to be made
+    }
+    assert!(rome.usage.bytes.get() <= 2 << 20);
+    assert!(rome.usage.tiles.get() < 250, "not all of them fit");
+    assert!(
+        (0..40).all(|index| stored(&oslo, index)),
+        "oslo keeps everything"
+    );
+    assert!(cache.usage().refused() > 0);
+
+    // More of the disk, and it goes on.
+    rome.usage.set_share(4 << 20);
+    let before = rome.usage.tiles.get();
+    for index in 250..260 {
+        cache.store_tile(&rome, tile(index), 70_000).await;
+    }
+    cache.flush().await.expect("flushed");
+    assert_eq!(rome.usage.tiles.get(), before + 10);
 }
 
 #[tokio::test]

@@ -64,8 +64,6 @@ pub struct Usage {
     bytes: Tally,
     /// Bytes that may be stored.
     pub budget: u64,
-    /// Whether the last attempt to store was refused, by the budget or by the disk.
-    pub refusing: AtomicBool,
     refused: AtomicU64,
     /// Whether what may not be evicted fills the budget by itself. Bundles are not stored then:
     /// they would be evicted at once.
@@ -86,7 +84,6 @@ impl Usage {
         Self {
             bytes: Tally::starting_at(bytes),
             budget,
-            refusing: AtomicBool::new(false),
             refused: AtomicU64::new(0),
             full: AtomicBool::new(false),
             disturbed: AtomicBool::new(false),
@@ -119,9 +116,11 @@ impl Usage {
         self.bytes().saturating_add(bytes) <= self.budget
     }
 
-    /// Asks for eviction if there is so much that it should begin.
-    pub(super) fn wake_if_high(&self) {
-        if self.bytes() > high_water(self.budget) {
+    /// Asks for eviction if there is so much, of all or of this log, that it should begin; of a log
+    /// whose share is filled by what may not be evicted, it would bring nothing.
+    pub(super) fn wake_if_high(&self, log: &LogUsage) {
+        let log_is_high = log.is_high() && !log.full.load(Ordering::Relaxed);
+        if self.bytes() > high_water(self.budget) || log_is_high {
             self.wanted.notify_one();
         }
     }
@@ -166,13 +165,19 @@ impl Usage {
     }
 }
 
-/// What one log has on the disk.
-#[derive(Debug, Default)]
+/// What one log has on the disk, against its part of the budget.
+#[derive(Debug)]
 pub struct LogUsage {
     /// Bytes that its files take.
     pub bytes: Tally,
     /// Full tiles stored.
     pub tiles: Tally,
+    /// Bytes that may be stored of it.
+    share: AtomicU64,
+    /// As of the whole cache, against the share.
+    pub(super) full: AtomicBool,
+    /// Whether the last attempt to store was refused, by the budget or by the disk.
+    pub(super) refusing: AtomicBool,
     /// Set once somebody follows the log.
     counters: OnceLock<Counters>,
 }
@@ -191,8 +196,29 @@ impl LogUsage {
         Self {
             bytes: Tally::starting_at(bytes),
             tiles: Tally::starting_at(tiles),
+            share: AtomicU64::new(u64::MAX),
+            full: AtomicBool::new(false),
+            refusing: AtomicBool::new(false),
             counters: OnceLock::new(),
         }
+    }
+
+    /// Bytes that may be stored of this log, beside what the budget of all logs says.
+    pub fn share(&self) -> u64 {
+        self.share.load(Ordering::Relaxed)
+    }
+
+    /// Gives the log another share, from now on: what is too much goes when the cache is looked at.
+    pub fn set_share(&self, bytes: u64) {
+        self.share.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.bytes.get().saturating_add(bytes) <= self.share()
+    }
+
+    fn is_high(&self) -> bool {
+        self.bytes.get() > high_water(self.share())
     }
 
     /// Counts here from now on.

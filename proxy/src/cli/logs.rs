@@ -46,7 +46,7 @@ fn known_logs(settings: &Settings, only: Option<&str>) -> anyhow::Result<Vec<Kno
             Ok(KnownLog {
                 name: log.name.clone(),
                 origin: log.origin.clone(),
-                trust: TrustedKeys::read(&log.signers)?.current(),
+                trust: TrustedKeys::read(&log.signers_key, &log.signers)?.current(),
                 upstream_url: log
                     .upstreams
                     .first()

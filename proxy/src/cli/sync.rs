@@ -151,6 +151,10 @@ impl Replica {
                 }
             };
             failures = 0;
+            if id.is_none() && !progress.covers(request) && progress.state == SyncState::Running {
+                tokio::time::sleep(POLL).await; // one at a time: another log's goes first
+                continue;
+            }
             if *id.get_or_insert(progress.id) != progress.id {
                 restarts += 1;
                 anyhow::ensure!(

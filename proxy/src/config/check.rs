@@ -6,8 +6,8 @@
 use std::{net::IpAddr, num::NonZeroU64, str::FromStr as _, time::Duration};
 
 use super::{
-    Config, Peers, RateLimit, Source, Tuf,
-    upstreams::{UpstreamSettings, upstreams},
+    Config, Peers, RateLimit, Tuf,
+    logs::{LogSettings, logs},
 };
 use crate::http::RateSettings;
 
@@ -51,32 +51,6 @@ pub struct Settings {
     /// Things to tell the operator of this process that do not stop it.
     pub warnings: Vec<Problem>,
 }
-
-/// One log to follow.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct LogSettings {
-    /// Name in paths and metrics.
-    pub name: String,
-    /// First line of its checkpoints; `None` is learned from the first verified one.
-    pub origin: Option<String>,
-    /// Who may sign its checkpoints.
-    pub signers: Signers,
-    /// Where its bytes come from; empty when offline.
-    pub upstreams: Vec<UpstreamSettings>,
-}
-
-/// Who may sign a log's checkpoints.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Signers {
-    /// The keys that are there; never empty.
-    Keys(Vec<Source>),
-    /// Anybody: nothing but the consistency of what is served is proven.
-    Anyone,
-}
-
-/// The name of the log that paths without a prefix mean, while there is only one.
-const DEFAULT_LOG: &str = "default";
 
 /// Bytes in a mebibyte and a gibibyte, the units of two keys whose names say so.
 const MEBIBYTE: u64 = 1 << 20;
@@ -199,19 +173,14 @@ impl Config {
                 "has no effect: trust from TUF needs `tuf.enabled: true` and `tuf.root`",
             ));
         }
-        let signers = self.signers(&mut problems, &mut warnings);
-        let upstreams = upstreams(self, &mut problems, &mut warnings);
+        let logs = logs(self, &mut problems, &mut warnings);
+        shares(&logs, disk_budget.unwrap_or_default(), &mut problems);
 
         if !problems.is_empty() {
             return Err(problems);
         }
         Ok(Settings {
-            logs: vec![LogSettings {
-                name: DEFAULT_LOG.to_owned(),
-                origin: Some(self.origin.clone()).filter(|origin| !origin.is_empty()),
-                signers,
-                upstreams,
-            }],
+            logs,
             disk_budget: disk_budget.unwrap_or_default(),
             memory_budget,
             checkpoint_ttl: Duration::from_secs(
@@ -222,42 +191,6 @@ impl Config {
             warnings,
             config: self.clone(),
         })
-    }
-
-    fn signers(&self, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) -> Signers {
-        const DANGER: &str = "danger_accept_unsigned";
-        let (keys, unsigned) = (&self.public_keys, self.danger_accept_unsigned);
-        let validated = self.tuf.validate_checkpoint_signature;
-        if !validated && !unsigned {
-            problems.push(Problem::new(
-                "tuf.validate_checkpoint_signature",
-                format!(
-                    "`false` would serve what nobody signed; if that is meant, say `{DANGER}: true`"
-                ),
-            ));
-        }
-        match (unsigned, keys.is_empty()) {
-            (true, false) if validated => problems.push(Problem::new(
-                DANGER,
-                "contradicts `public_keys`: with keys, what they did not sign is not accepted; \
-                 remove one of the two",
-            )),
-            (true, _) => {
-                warnings.push(Problem::new(
-                    DANGER,
-                    "checkpoints are accepted whoever signed them: what is served is consistent with \
-                     itself and with what was served before, and proves nothing more",
-                ));
-                return Signers::Anyone;
-            }
-            (false, true) if !self.tuf.enabled => problems.push(Problem::new(
-                "public_keys",
-                "the log has no key, so nothing it serves could be proven; \
-                 give its verifier key (`name+id+base64`, PEM, or `file:PATH`)",
-            )),
-            (false, _) => {}
-        }
-        Signers::Keys(keys.clone())
     }
 
     /// What of `tls` goes together; whether its files hold what they should is seen when they are
@@ -352,9 +285,26 @@ impl Config {
     }
 }
 
+/// Finds logs whose share of the disk would hold next to nothing.
+fn shares(logs: &[LogSettings], budget: u64, problems: &mut Vec<Problem>) {
+    let all: u128 = logs.iter().map(|log| u128::from(log.cache_share)).sum();
+    let share = |log: &LogSettings| u128::from(budget) * u128::from(log.cache_share) / all.max(1);
+    let small = |log: &&LogSettings| share(log) < u128::from(MIN_DISK_BUDGET);
+    if let Some(log) = logs.iter().find(small).filter(|_| logs.len() > 1) {
+        let message = format!(
+            "leaves {} bytes for `{}`; each log needs at least 16Mi: give the cache more, or the log a \
+             larger `cache_share`",
+            share(log),
+            log.name
+        );
+        problems.push(Problem::new("cache.max_size", message));
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::Signers;
 
     pub(in crate::config) fn check(text: &str) -> Result<Settings, Vec<String>> {
         Config::parse("config.yaml", text, [])

@@ -34,15 +34,16 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         log: _,
         shutdown: _,
     } = config;
-    let writes = upstreams.iter().any(|u| u.write_url.is_some());
+    let mut upstreams = logs.iter().flat_map(|log| &log.upstreams).chain(upstreams);
+    let writes = upstreams.any(|upstream| upstream.write_url.is_some());
+    let mut kinds = logs.iter().map(|log| log.kind).chain([*kind]);
     [
         (
-            *kind == Kind::RekorV1,
+            kinds.any(|kind| kind == Kind::RekorV1),
             "kind",
             "following Rekor v1, which has no tiles,",
         ),
         (writes, "upstreams", "`write_url`, passing writes through,"),
-        (!logs.is_empty(), "logs", "more than one log"),
         (*passthrough, "passthrough", "passing requests through"),
         (tuf.enabled, "tuf.enabled", "trust from TUF"),
     ]
@@ -70,7 +71,7 @@ mod tests {
                 "upstreams: [{url: 'http://a/', write_url: 'http://b/'}]",
                 "upstreams",
             ),
-            ("logs: [{name: a}]", "logs"),
+            ("logs: [{name: a, kind: rekor-v1}]", "kind"),
             ("passthrough: true", "passthrough"),
             ("tuf: {enabled: true}", "tuf.enabled"),
         ] {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use url::Url;
 
 use super::{
-    Config, DEFAULT_UPSTREAM, Kind, Mode, Source, Upstream,
+    Kind, Source, Upstream,
     check::{MIN_TIMEOUT, Problem},
 };
 
 /// One place that serves a log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct UpstreamSettings {
     /// Name in metrics and records.
@@ -38,56 +38,26 @@ pub struct UpstreamSettings {
 /// The default of an upstream's `timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where Rekor v2 has everything that is read.
-const REKOR_V2_PREFIX: &str = "api/v2/";
+/// Where Rekor v2 has everything that is read; its clients have it before every path.
+pub(crate) const REKOR_V2_PREFIX: &str = "api/v2/";
 
-/// The upstreams of the one log, from either of their two forms.
+/// The upstreams in a list whose key in the configuration is `{prefix}upstreams`.
 pub(super) fn upstreams(
-    config: &Config,
+    prefix: &str,
+    written: &[Upstream],
+    kind: Kind,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
 ) -> Vec<UpstreamSettings> {
-    if config.tile_base_url.is_some() && !config.upstreams.is_empty() {
-        problems.push(Problem::new(
-            "tile_base_url",
-            "belongs to `upstream_url`; beside `upstreams`, give it there",
-        ));
-    }
-    if config.upstream_url.is_some() && !config.upstreams.is_empty() {
-        problems.push(Problem::new(
-            "upstreams",
-            "`upstream_url` is the short form of one upstream: give one of the two",
-        ));
-    }
-    if config.mode == Mode::Offline {
-        return Vec::new();
-    }
-    if config.upstreams.is_empty() {
-        let short = Upstream {
-            url: config
-                .upstream_url
-                .clone()
-                .or_else(|| DEFAULT_UPSTREAM.parse().ok()),
-            tile_base_url: config.tile_base_url.clone(),
-            ..Upstream::default()
-        };
-        let keys = ["upstream_url".to_owned(), "tile_base_url".to_owned()];
-        let settings = Place { keys, prefix: "" }.settings(&short, config.kind, problems, warnings);
-        return settings.into_iter().collect();
-    }
     let mut all: Vec<UpstreamSettings> = Vec::new();
-    for (i, upstream) in config.upstreams.iter().enumerate() {
-        let prefix = format!("upstreams[{i}].");
-        let place = Place {
-            keys: [format!("{prefix}url"), format!("{prefix}tile_base_url")],
-            prefix: &prefix,
-        };
-        let Some(settings) = place.settings(upstream, config.kind, problems, warnings) else {
+    for (i, upstream) in written.iter().enumerate() {
+        let place = Place::at(format!("{prefix}upstreams[{i}]."));
+        let Some(settings) = place.settings(upstream, kind, problems, warnings) else {
             continue;
         };
         if all.iter().any(|other| other.name == settings.name) {
             problems.push(Problem::new(
-                &format!("{prefix}name"),
+                &format!("{}name", place.prefix),
                 format!(
                     "another upstream is called `{}` already, and metrics could not tell them apart; \
                      give this one a name",
@@ -101,15 +71,32 @@ pub(super) fn upstreams(
 }
 
 /// Where in the configuration an upstream stands.
-struct Place<'a> {
+pub(super) struct Place {
     /// Of its URL, and of its tiles' URL.
     keys: [String; 2],
     /// Of everything else.
-    prefix: &'a str,
+    prefix: String,
 }
 
-impl Place<'_> {
-    fn settings(
+impl Place {
+    /// The short form: two keys beside those of the log.
+    pub(super) fn short() -> Self {
+        Self {
+            keys: ["upstream_url".to_owned(), "tile_base_url".to_owned()],
+            prefix: String::new(),
+        }
+    }
+
+    /// An item of a list.
+    fn at(prefix: String) -> Self {
+        Self {
+            keys: [format!("{prefix}url"), format!("{prefix}tile_base_url")],
+            prefix,
+        }
+    }
+
+    /// What an upstream is, written here; `None` if its URLs are wrong.
+    pub(super) fn settings(
         &self,
         upstream: &Upstream,
         kind: Kind,

@@ -6,15 +6,27 @@ mod authorize;
 mod page;
 mod prune;
 mod stats;
+mod which;
 
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
+use futures::future::join_all;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use self::{authorize::refusal, page::page, prune::prune, stats::stats};
+use self::{
+    authorize::refusal,
+    page::page,
+    prune::prune,
+    stats::stats,
+    which::{log_of, logs, named},
+};
 use super::{
     Rules, Service, Site,
     respond::{Reply, json, reply, uncached, whole_seconds, with},
@@ -22,6 +34,8 @@ use super::{
 use crate::{
     audit::Event,
     cache::slots::Slot,
+    log::Log,
+    logs::Followed,
     sync::SyncRequest,
     tlog::{
         path::{PathError, Resource, parse_lenient},
@@ -107,7 +121,7 @@ async fn answer(site: &Site, peer: SocketAddr, request: Request<Incoming>) -> Re
             Some(refusal) => refusal,
         },
         "refresh" if method == Method::POST => match refused() {
-            None => refresh(service).await,
+            None => refresh(service, request.uri().query().unwrap_or_default()).await,
             Some(refusal) => refusal,
         },
         "cache/prune" if method == Method::DELETE => match refused() {
@@ -119,7 +133,8 @@ async fn answer(site: &Site, peer: SocketAddr, request: Request<Incoming>) -> Re
         "cache/sync" => not_allowed("GET, HEAD, POST"),
         "refresh" => not_allowed("POST"),
         path if reading && path.starts_with("cache/tiles/") => {
-            tile(service, path.trim_start_matches("cache/")).await
+            let query = request.uri().query().unwrap_or_default();
+            tile(service, path.trim_start_matches("cache/"), query).await
         }
         path if path.starts_with("cache/tiles/") => not_allowed("GET, HEAD"),
         _ => json::error(
@@ -142,15 +157,19 @@ pub(super) fn too_many(wait: Duration) -> Reply {
     with(reply, header::RETRY_AFTER, whole_seconds(wait))
 }
 
-/// Ready means: the configuration is loaded, the cache is ours, and if there is a history of the
-/// log, it can be served. Keys that did not sign it make a new process unready, so that a rollout
+/// Ready means: the configuration is loaded, the cache is ours, and if there is a history of a log,
+/// it can be served. Keys that did not sign it make a new process unready, so that a rollout
 /// stops at the first replica; an absent log makes none unready. Once ready, always ready: what
 /// happens to keys and disks later must not take every replica out of service at once.
 fn ready(site: &Site, service: &Service) -> Reply {
-    if service.log.is_barred() && !site.was_ready.load(Ordering::Relaxed) {
-        let message =
-            "no configured key signed the checkpoint in the cache, or its tiles are damaged";
-        return json::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", message);
+    let logs = service.logs.all();
+    let barred = logs.iter().find(|followed| followed.log.is_barred());
+    if let Some(barred) = barred.filter(|_| !site.was_ready.load(Ordering::Relaxed)) {
+        let message = format!(
+            "log `{}`: no configured key signed the checkpoint in the cache, or its tiles are damaged",
+            barred.log.name()
+        );
+        return json::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &message);
     }
     site.was_ready.store(true, Ordering::Relaxed);
     json::ok(&serde_json::json!({"status": "ready"}))
@@ -158,19 +177,22 @@ fn ready(site: &Site, service: &Service) -> Reply {
 
 fn metrics(site: &Site) -> Reply {
     if let Some(service) = site.service.get() {
-        let of_log = service.log.store().map_or(0, |it| it.usage.bytes.get());
-        let rest = service.cache.usage().bytes().saturating_sub(of_log);
-        for (log, bytes) in [(service.log.name(), of_log), ("", rest)] {
+        let size = |log: &str, bytes: u64| {
             let gauge = site.metrics.size_bytes.with_label_values(&[log]);
             gauge.set(bytes as f64);
+        };
+        let mut rest = service.cache.usage().bytes();
+        for Followed { log, .. } in service.logs.all().iter() {
+            let bytes = log.store().map_or(0, |store| store.usage.bytes.get());
+            rest = rest.saturating_sub(bytes);
+            size(log.name(), bytes);
+            if let Some(age) = log.served_age() {
+                let gauge = &site.metrics.checkpoint_age;
+                let gauge = gauge.with_label_values(&[log.name()]);
+                gauge.set(age.as_secs_f64());
+            }
         }
-        if let Some(age) = service.log.served_age() {
-            let gauge = site
-                .metrics
-                .checkpoint_age
-                .with_label_values(&[service.log.name()]);
-            gauge.set(age.as_secs_f64());
-        }
+        size("", rest); // of logs that are not followed, and of none
     }
     uncached(reply(
         StatusCode::OK,
@@ -190,7 +212,19 @@ struct TileRecord {
     upstream_url: Option<String>,
 }
 
-async fn tile(service: &Service, path: &str) -> Reply {
+async fn tile(service: &Service, path: &str, query: &str) -> Reply {
+    let log = match log_of(query) {
+        Ok(Some(name)) => named(service, &name),
+        Ok(None) => service
+            .logs
+            .default_log()
+            .ok_or_else(|| service.logs.no_such_log().into()),
+        Err(unclear) => Err(unclear),
+    };
+    let log = match log {
+        Ok(log) => log,
+        Err(unclear) => return unclear.reply(),
+    };
     let absent = |message: &str| json::error(StatusCode::NOT_FOUND, "not_cached", message);
     // The same paths as clients use, below `tiles/`.
     let path = path.replacen("tiles/", "tile/", 1);
@@ -202,7 +236,7 @@ async fn tile(service: &Service, path: &str) -> Reply {
             return json::error(StatusCode::BAD_REQUEST, "malformed", message);
         }
     };
-    let (Some(store), Some(trusted)) = (service.log.store().cloned(), service.log.trusted()) else {
+    let (Some(store), Some(trusted)) = (log.store().cloned(), log.trusted()) else {
         return absent("the log has no trusted checkpoint yet");
     };
     let (level, index) = (tile.level(), tile.index());
@@ -268,33 +302,71 @@ async fn start_sync(rules: &Rules, service: &Service, request: Request<Incoming>
             }
         }
     };
-    if let Some(log) = wanted.log.filter(|log| log != service.log.name()) {
-        let message = format!(
-            "no log is called `{log}`; there is `{}`",
-            service.log.name()
-        );
-        return json::error(StatusCode::NOT_FOUND, "no_such_log", &message);
-    }
+    let logs = match logs(service, wanted.log) {
+        Ok(logs) => logs,
+        Err(unclear) => return unclear.reply(),
+    };
     let depth = wanted.depth.unwrap_or(rules.sync_depth);
     if depth == 0 {
         return malformed("`depth` must be at least 1");
     }
-    json::of(StatusCode::ACCEPTED, &service.syncs.start(depth))
+    json::of(StatusCode::ACCEPTED, &service.syncs.start(logs, depth))
 }
 
-async fn refresh(service: &Service) -> Reply {
-    let log = std::sync::Arc::clone(&service.log);
+/// How a refresh of one log ended.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Refreshed {
+    name: String,
+    size: Option<u64>,
+    error: Option<String>,
+}
+
+/// Has logs asked for their checkpoint now, and forgets which upstreams have failed: all logs, or the
+/// one that the query names.
+async fn refresh(service: &Service, query: &str) -> Reply {
+    let logs = match log_of(query).and_then(|name| logs(service, name)) {
+        Ok(logs) => logs,
+        Err(unclear) => return unclear.reply(),
+    };
+    let refreshed = join_all(logs.into_iter().map(refresh_one)).await;
+    let worst = refreshed.iter().filter_map(|(status, _)| *status).max();
+    match (worst, refreshed.as_slice()) {
+        (None, [(_, only)]) => json::ok(&serde_json::json!({"size": only.size})),
+        (Some(status), [(_, only)]) => {
+            let message = only.error.as_deref().unwrap_or_default();
+            json::error(status, "not_refreshed", message)
+        }
+        (worst, _) => {
+            let logs: Vec<&Refreshed> = refreshed.iter().map(|(_, log)| log).collect();
+            json::of(
+                worst.unwrap_or(StatusCode::OK),
+                &serde_json::json!({"logs": logs}),
+            )
+        }
+    }
+}
+
+async fn refresh_one(log: Arc<Log>) -> (Option<StatusCode>, Refreshed) {
     log.upstreams().forget();
     // A task of its own: a caller that leaves does not end it half-way.
-    let refreshed = tokio::spawn(async move { log.refresh().await }).await;
-    let (status, message) = match refreshed {
-        Ok(Ok(())) => {
-            let size = service.log.trusted().map(|trusted| trusted.checkpoint.size);
-            return json::ok(&serde_json::json!({"size": size}));
+    let refreshing = Arc::clone(&log);
+    let refreshed = tokio::spawn(async move { refreshing.refresh().await }).await;
+    let (status, error) = match refreshed {
+        Ok(Ok(())) => (None, None),
+        Ok(Err(error)) if error.is_refusal() => {
+            (Some(StatusCode::BAD_GATEWAY), Some(error.to_string()))
         }
-        Ok(Err(error)) if error.is_refusal() => (StatusCode::BAD_GATEWAY, error.to_string()),
-        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Ok(Err(error)) => (
+            Some(StatusCode::SERVICE_UNAVAILABLE),
+            Some(error.to_string()),
+        ),
+        Err(error) => (
+            Some(StatusCode::INTERNAL_SERVER_ERROR),
+            Some(error.to_string()),
+        ),
     };
-    json::error(status, "not_refreshed", &message)
+    let size = log.trusted().map(|trusted| trusted.checkpoint.size);
+    let name = log.name().to_owned();
+    (status, Refreshed { name, size, error })
 }

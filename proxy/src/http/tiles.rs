@@ -1,7 +1,7 @@
 //! What clients read: checkpoint, tiles and entry bundles, with the headers that let others cache
 //! them, too.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cache::Body,
-    log::{Asker, ReadError},
+    log::{Asker, Log, ReadError},
     tlog::path::{PathError, Resource, parse_lenient},
     upstream::{
         CHECKPOINT_AGE, ONLY_IF_CACHED,
@@ -38,16 +38,16 @@ const STALE: HeaderValue = HeaderValue::from_static("110 tile-proxy \"Response i
 pub(super) async fn route(
     site: &Site,
     service: &Service,
+    log: &Arc<Log>,
     headers: &HeaderMap,
     path: &str,
     asker: Asker,
 ) -> Reply {
     let begin = Instant::now();
-    let path = of_log(service, path);
-    let counts = service.log.counts();
+    let counts = log.counts();
     let (duration, reply) = match path {
         "checkpoint" => {
-            let answer = scope(Trace::of(headers), checkpoint(site, service)).await;
+            let answer = scope(Trace::of(headers), checkpoint(site, log)).await;
             (&counts.checkpoint_duration, answer)
         }
         path if path.starts_with("tile/") => match parse_lenient(path) {
@@ -56,7 +56,8 @@ pub(super) async fn route(
                     Resource::Bundle(_) => &counts.bundle_duration,
                     Resource::Tile(_) => &counts.tile_duration,
                 };
-                (duration, read(service, resource, headers, asker).await)
+                let answer = read(service, log, resource, headers, asker).await;
+                (duration, answer)
             }
             Err(error @ PathError::OutOfReach) => {
                 (&counts.tile_duration, plain::not_found(&error.to_string()))
@@ -72,30 +73,12 @@ pub(super) async fn route(
     reply
 }
 
-/// What of a path names the resource. Before it may stand the log's name or the hash of its origin,
-/// and the prefix of Rekor v2's API, which its clients have before every path.
-fn of_log<'a>(service: &Service, path: &'a str) -> &'a str {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    if path.starts_with("tile/") || path == "checkpoint" {
-        return path;
-    }
-    let names_log = |name: &str| {
-        let store = service.log.store();
-        name == service.log.name() || store.is_some_and(|store| store.has_hash(name))
-    };
-    let path = match path.split_once('/') {
-        Some((name, rest)) if names_log(name) => rest,
-        _ => path,
-    };
-    path.strip_prefix("api/v2/").unwrap_or(path)
-}
-
-async fn checkpoint(site: &Site, service: &Service) -> Reply {
-    let trusted = match service.log.newest().await {
+async fn checkpoint(site: &Site, log: &Arc<Log>) -> Reply {
+    let trusted = match log.newest().await {
         Ok(trusted) => trusted,
         Err(error) => return failed(&error),
     };
-    let age = service.log.served_age();
+    let age = log.served_age();
     let text = reply(
         StatusCode::OK,
         "text/plain; charset=utf-8",
@@ -112,7 +95,7 @@ async fn checkpoint(site: &Site, service: &Service) -> Reply {
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static("tile-proxy-checkpoint-age, tile-proxy-trust"),
     );
-    if service.log.accepts_unsigned() {
+    if log.accepts_unsigned() {
         text = with(text, TRUST, UNSIGNED);
     }
     if let Some(age) = age {
@@ -125,15 +108,21 @@ async fn checkpoint(site: &Site, service: &Service) -> Reply {
     text
 }
 
-async fn read(service: &Service, resource: Resource, headers: &HeaderMap, asker: Asker) -> Reply {
+async fn read(
+    service: &Service,
+    log: &Arc<Log>,
+    resource: Resource,
+    headers: &HeaderMap,
+    asker: Asker,
+) -> Reply {
     let only_if_cached = headers.get(header::CACHE_CONTROL) == Some(&ONLY_IF_CACHED);
     if asker == Asker::Peer && only_if_cached {
-        return match service.log.cached(resource) {
+        return match log.cached(resource) {
             Some(body) => immutable(body, None, headers),
             None => plain::gateway_timeout("not cached"), // RFC 9111, section 5.2.1.7
         };
     }
-    let read = scope(Trace::of(headers), service.log.read(resource, asker));
+    let read = scope(Trace::of(headers), log.read(resource, asker));
     match (read.await, resource) {
         (Ok(body), Resource::Tile(_)) => immutable(body, None, headers),
         (Ok(body), Resource::Bundle(_)) => bundle(service, body, headers).await,

@@ -104,6 +104,14 @@ pub enum FollowError {
     /// The disk did not take it, so that it could not be kept across a restart.
     #[error("cannot store the checkpoint: {0}")]
     Store(String),
+    /// Another log of this proxy has the same origin.
+    #[error("`{origin}` is followed as `{other}` already: it is one log, so list it once")]
+    Taken {
+        /// The origin.
+        origin: String,
+        /// Name of the log that is followed with it.
+        other: String,
+    },
     /// Tiles for the proof are missing or wrong. Not evidence against the log.
     #[error("cannot prove tree size {old} is a prefix of {new}: {reason}")]
     Unproven {
@@ -125,7 +133,8 @@ impl FollowError {
             | Self::Format(_)
             | Self::Note(_)
             | Self::Origin { .. }
-            | Self::SplitView { .. } => true,
+            | Self::SplitView { .. }
+            | Self::Taken { .. } => true,
             Self::Fetch(_)
             | Self::Offline
             | Self::Stale { .. }

@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -28,6 +31,8 @@ const ON_DEMAND_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Following {
     /// Held during a refresh: one at a time.
     turn: tokio::sync::Mutex<()>,
+    /// Whether no refresh may begin any more.
+    retired: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -111,6 +116,18 @@ impl Log {
         }
     }
 
+    /// Follows the log no further: on return no refresh is under way, and none begins. What is served
+    /// stays served, to whoever has it in hand.
+    pub(crate) async fn retire(&self) {
+        let _turn = self.following.turn.lock().await;
+        self.following.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Follows the log again.
+    pub(crate) fn resume(&self) {
+        self.following.retired.store(false, Ordering::Relaxed);
+    }
+
     /// How old what is served is: time since the log confirmed it, before this start if need be.
     /// `None` if nothing is served, or nobody knows.
     pub fn served_age(&self) -> Option<Duration> {
@@ -143,6 +160,9 @@ impl Log {
             && (*ended >= asked || recent(*ended))
         {
             return outcome.clone();
+        }
+        if self.following.retired.load(Ordering::Relaxed) {
+            return Err(FollowError::Offline);
         }
         let begin = Instant::now();
         let limit = self.options.fetch_limit;

@@ -46,6 +46,11 @@ impl Log {
             .open(&note)
             .inspect_err(|error| self.report_failure("checkpoint", asked, error))?;
         if self.store.get().is_none() {
+            let claimed = self.cache.log(&offered.origin).claim(self.name());
+            claimed.map_err(|other| FollowError::Taken {
+                origin: offered.origin.clone(),
+                other,
+            })?;
             // First contact under this key; but the log may have been followed under another.
             self.restore_origin(&offered.origin)
                 .map_err(|error| FollowError::Store(error.to_string()))?;

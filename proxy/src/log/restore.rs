@@ -43,9 +43,17 @@ impl Log {
         Ok(())
     }
 
-    /// Takes up what is stored for an origin, if there is anything.
+    /// Takes up what is stored for an origin, if there is anything, and no other log is followed with
+    /// it.
     pub(super) fn restore_origin(&self, origin: &str) -> io::Result<()> {
         let store = self.cache.log(origin);
+        if let Err(other) = store.claim(self.name()) {
+            warn!(
+                log = self.name(),
+                origin, other, "another log is followed with this origin"
+            );
+            return Ok(());
+        }
         if self.take_up(&store)? {
             self.adopt_store(store);
         }
@@ -180,6 +188,9 @@ impl Log {
         if let Some(peers) = &self.options.peers {
             peers.is_of(store.origin());
         }
+        store
+            .usage
+            .set_share(self.disk_share.load(Ordering::Relaxed));
         store.usage.count(Counters {
             evictions: self.metrics.evictions.with_label_values(&[self.name()]),
             refused: self.metrics.store_refused.with_label_values(&[self.name()]),

@@ -10,6 +10,7 @@ mod hostile;
 mod https;
 mod inspect;
 mod interface;
+mod logs;
 mod peers;
 mod process;
 mod prune;

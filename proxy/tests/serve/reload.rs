@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Replaces `from` in the configuration by `to`, as an editor does: another file, renamed.
-fn rewrite(cache: &Path, from: &str, to: &str) {
+pub(crate) fn rewrite(cache: &Path, from: &str, to: &str) {
     let file = cache.join("config.yaml");
     let text = std::fs::read_to_string(&file).expect("readable");
     assert!(text.contains(from), "{from} is not in {text}");

@@ -102,6 +102,7 @@ pub(super) fn page(stats: &Stats, sync: Option<&SyncProgress>) -> Reply {
         Some(sync) => {
             let state = format!("{:?}", sync.state).to_lowercase();
             let mut rows = vec![
+                ("log", sync.log.clone().unwrap_or_else(|| "all".to_owned())),
                 ("state", state),
                 ("entries", format!("newest {}", sync.depth)),
                 ("done", format!("{} of {}", sync.done, sync.total)),

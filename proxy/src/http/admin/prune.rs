@@ -5,6 +5,7 @@ use std::{str::FromStr, sync::Arc};
 use http::StatusCode;
 use url::form_urlencoded;
 
+use super::which::named;
 use crate::{
     cache::prune::Prune,
     config::{Interval, Size},
@@ -35,18 +36,16 @@ pub(super) async fn prune(service: &Service, query: &str) -> Reply {
             return json::error(StatusCode::BAD_REQUEST, "malformed", &message);
         }
     };
-    let known = service.log.name();
-    if let Some(log) = log.as_ref().filter(|log| *log != known) {
-        let message = format!("no log is called `{log}`; there is `{known}`");
-        return json::error(StatusCode::NOT_FOUND, "no_such_log", &message);
-    }
-    let store = match (&log, service.log.store()) {
-        (Some(_), None) => {
-            let message = "the log has no trusted checkpoint yet, so nothing is stored for it";
-            return json::error(StatusCode::NOT_FOUND, "not_cached", message);
-        }
-        (Some(_), store) => store.cloned(),
-        (None, _) => None,
+    let store = match log.as_deref().map(|name| named(service, name)) {
+        None => None,
+        Some(Err(unclear)) => return unclear.reply(),
+        Some(Ok(log)) => match log.store() {
+            Some(store) => Some(Arc::clone(store)),
+            None => {
+                let message = "the log has no trusted checkpoint yet, so nothing is stored for it";
+                return json::error(StatusCode::NOT_FOUND, "not_cached", message);
+            }
+        },
     };
     let cache = Arc::clone(&service.cache);
     // A task of its own: a caller that leaves does not end it half-way.

@@ -4,7 +4,10 @@ use std::sync::PoisonError;
 
 use serde::Serialize;
 
-use crate::http::{Reloads, Service, Site};
+use crate::{
+    http::{Reloads, Service, Site},
+    logs::Followed,
+};
 
 /// `GET /_admin/cache/stats`.
 #[derive(Debug, Serialize)]
@@ -44,29 +47,38 @@ pub(super) struct UpstreamStats {
 
 /// The statistics of this moment.
 pub(super) fn stats(site: &Site, service: &Service) -> Stats {
-    let (log, usage) = (&service.log, service.cache.usage());
-    // Since the cache was begun, as far as the last stop or crash let it be written down.
-    let saved = log.store().map(|store| store.saved().clone());
-    let saved = saved.unwrap_or_default();
-    let hits = saved.hits.saturating_add(log.counts().hits.get());
-    let misses = saved.misses.saturating_add(log.counts().misses.get());
-    let trusted = log.trusted();
+    let usage = service.cache.usage();
+    let reloads = site.reloads.lock();
     Stats {
         version: 1,
         bytes: usage.bytes(),
         budget_bytes: usage.budget,
-        configuration: site
-            .reloads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone(),
-        logs: vec![LogStats {
+        configuration: reloads.unwrap_or_else(PoisonError::into_inner).clone(),
+        logs: service.logs.all().iter().map(LogStats::of).collect(),
+    }
+}
+
+impl LogStats {
+    fn of(followed: &Followed) -> Self {
+        let log = &followed.log;
+        // Since the cache was begun, as far as the last stop or crash let it be written down.
+        let saved = log.store().map(|store| store.saved().clone());
+        let saved = saved.unwrap_or_default();
+        let hits = saved.hits.saturating_add(log.counts().hits.get());
+        let misses = saved.misses.saturating_add(log.counts().misses.get());
+        let trusted = log.trusted();
+        let checkpoint = trusted.as_ref().map(|trusted| &trusted.checkpoint);
+        let upstreams = log.upstreams().iter().map(|upstream| UpstreamStats {
+            name: upstream.name().to_owned(),
+            url: upstream.url().to_string(),
+            healthy: upstream.is_healthy(),
+            last_error: upstream.last_error(),
+        });
+        Self {
             name: log.name().to_owned(),
             origin: log.store().map(|store| store.origin().to_owned()),
-            size: trusted.as_ref().map(|trusted| trusted.checkpoint.size),
-            root: trusted
-                .as_ref()
-                .map(|trusted| trusted.checkpoint.root.to_string()),
+            size: checkpoint.map(|checkpoint| checkpoint.size),
+            root: checkpoint.map(|checkpoint| checkpoint.root.to_string()),
             checkpoint_age_seconds: log.served_age().map(|age| age.as_secs()),
             hits,
             misses,
@@ -76,16 +88,7 @@ pub(super) fn stats(site: &Site, service: &Service) -> Stats {
                 hits as f64 / (hits as f64 + misses as f64)
             },
             tiles: log.store().map_or(0, |store| store.usage.tiles.get()),
-            upstreams: log
-                .upstreams()
-                .iter()
-                .map(|upstream| UpstreamStats {
-                    name: upstream.name().to_owned(),
-                    url: upstream.url().to_string(),
-                    healthy: upstream.is_healthy(),
-                    last_error: upstream.last_error(),
-                })
-                .collect(),
-        }],
+            upstreams: upstreams.collect(),
+        }
     }
 }

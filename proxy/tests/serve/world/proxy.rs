@@ -81,14 +81,19 @@ impl Proxy {
         cache: &Path,
         more: &str,
     ) -> Self {
+        let more = format!("  public_keys: [\"{vkey}\"]\n{more}");
+        Self::start_bare(environment, cache, &more)
+    }
+
+    /// Starts a proxy that knows of no log but those among the keys, and waits until it listens.
+    pub(crate) fn start_bare(environment: &[(&str, &str)], cache: &Path, more: &str) -> Self {
         let failover = match more.contains("  failover:") {
             true => "",
             false => "  failover: {retry_count: 1, retry_delay_ms: 10}\n",
         };
         let config = cache.join("config.yaml");
         let text = format!(
-            "tile_proxy:\n  listen: 127.0.0.1:0\n  \
-             public_keys: [\"{vkey}\"]\n{failover}  \
+            "tile_proxy:\n  listen: 127.0.0.1:0\n{failover}  \
              checkpoint: {{refresh_interval: 1s}}\n  log: {{format: json}}\n  \
              cache: {{base_path: {}}}\n{more}",
             cache.join("cache").display()

@@ -1,0 +1,408 @@
+//! The logs that are followed: found by the beginning of a path, and replaced one by one when the
+//! configuration changes.
+//!
+//! Each log has its own upstreams, keys, flights, peers and task, so that one in trouble is no
+//! other's. What they share is the cache, in which each has its share of the disk.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use arc_swap::{ArcSwap, Guard};
+use futures::future::join_all;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::{
+    audit::Audit,
+    cache::Cache,
+    config::{LogSettings, REKOR_V2_PREFIX, Settings},
+    log::{Log, LogOptions},
+    metrics::Metrics,
+    peers::Peers,
+    trust::TrustedKeys,
+    upstream::{Upstream, Upstreams, race::Rules as RaceRules, retry::Backoff},
+};
+
+/// The logs of a process.
+pub struct Logs {
+    /// What the process was started with. Of this, only the logs change.
+    settings: Settings,
+    cache: Arc<Cache>,
+    metrics: Arc<Metrics>,
+    audit: Audit,
+    all: ArcSwap<Vec<Followed>>,
+    /// What goes on for each log, by its name.
+    tasks: Mutex<HashMap<String, JoinSet<()>>>,
+    /// Held while the logs are replaced.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// One of the logs.
+#[derive(Clone)]
+pub struct Followed {
+    /// As the configuration has it.
+    pub settings: LogSettings,
+    /// The log.
+    pub log: Arc<Log>,
+}
+
+/// Why a path is not one of a log.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no log is named by this path; {}", known(.names))]
+pub struct NoSuchLog {
+    /// Names of the logs there are.
+    pub names: Vec<String>,
+}
+
+fn known(names: &[String]) -> String {
+    match names {
+        [] => "there is none".to_owned(),
+        names => format!(
+            "before `checkpoint` and `tile/…` stands one of {}",
+            names.join(", ")
+        ),
+    }
+}
+
+impl Logs {
+    /// Takes up every log where the cache has left it. Follows none yet.
+    ///
+    /// # Errors
+    /// What keeps one from being followed: keys, certificates, a cache that cannot be read.
+    pub fn open(
+        settings: &Settings,
+        cache: &Arc<Cache>,
+        metrics: &Arc<Metrics>,
+        audit: &Audit,
+    ) -> anyhow::Result<Self> {
+        let logs = Self {
+            settings: settings.clone(),
+            cache: Arc::clone(cache),
+            metrics: Arc::clone(metrics),
+            audit: audit.clone(),
+            all: ArcSwap::default(),
+            tasks: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+        };
+        let shares = logs.shares(&settings.logs);
+        let all = settings.logs.iter().zip(shares).map(|(log, share)| {
+            let followed = logs.prepare(log)?.open(share);
+            followed.with_context(|| format!("log `{}`", log.name))
+        });
+        let all = all.collect::<anyhow::Result<_>>()?;
+        logs.all.store(Arc::new(all));
+        Ok(logs)
+    }
+
+    /// Begins to follow all of them.
+    pub fn follow(&self) {
+        for followed in self.all.load().iter() {
+            self.begin(followed);
+        }
+    }
+
+    /// Ends what goes on for them, and waits until it has. They can still be read.
+    pub async fn stop(&self) {
+        let tasks = std::mem::take(&mut *self.tasks());
+        for mut tasks in tasks.into_values() {
+            tasks.shutdown().await;
+        }
+    }
+
+    /// All of them, in the order of the configuration.
+    pub fn all(&self) -> Guard<Arc<Vec<Followed>>> {
+        self.all.load()
+    }
+
+    /// The log that paths without a prefix mean.
+    pub fn default_log(&self) -> Option<Arc<Log>> {
+        let all = self.all.load();
+        let default = all.iter().find(|followed| followed.settings.default);
+        default.map(|followed| Arc::clone(&followed.log))
+    }
+
+    /// The log with this name, or with this hex SHA-256 of its origin.
+    pub fn find(&self, name: &str) -> Option<Arc<Log>> {
+        let all = self.all.load();
+        let has_hash = |log: &Log| log.store().is_some_and(|store| store.has_hash(name));
+        let named = all.iter().find(|followed| followed.settings.name == name);
+        let found = named.or_else(|| all.iter().find(|followed| has_hash(&followed.log)));
+        found.map(|followed| Arc::clone(&followed.log))
+    }
+
+    /// The log that a path is of, and what of the path names the resource: before it may stand the
+    /// log's name or the hash of its origin, and the prefix of Rekor v2's API.
+    ///
+    /// # Errors
+    /// [`NoSuchLog`].
+    pub fn of_path<'a>(&self, path: &'a str) -> Result<(Arc<Log>, &'a str), NoSuchLog> {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let is_resource = path.starts_with("tile/") || path == "checkpoint";
+        let prefixed = match path.split_once('/') {
+            Some((name, rest)) if !is_resource => self.find(name).map(|log| (log, rest)),
+            _ => None,
+        };
+        let (log, path) = match prefixed {
+            Some(found) => found,
+            None => (self.default_log().ok_or_else(|| self.no_such_log())?, path),
+        };
+        Ok((log, path.strip_prefix(REKOR_V2_PREFIX).unwrap_or(path)))
+    }
+
+    /// What to say to whoever names a log that is not there.
+    pub fn no_such_log(&self) -> NoSuchLog {
+        let all = self.all.load();
+        let names = all.iter().map(|followed| followed.settings.name.clone());
+        NoSuchLog {
+            names: names.collect(),
+        }
+    }
+
+    /// Replicas as the logs know them; they share one token, so any log's will do to ask for it.
+    pub fn peers(&self) -> Option<Arc<Peers>> {
+        let all = self.all.load();
+        all.iter()
+            .find_map(|followed| followed.log.peers().cloned())
+    }
+
+    /// Follows the logs of a new configuration. Those that it has as before go on undisturbed; one
+    /// that cannot be followed as it says stays as it was, and why is in the outcome.
+    pub async fn change(&self, settings: &Settings) -> Vec<String> {
+        let _turn = self.changing.lock().await;
+        let before = self.all.load_full();
+        let named = |name: &str| {
+            before
+                .iter()
+                .find(|followed| followed.settings.name == name)
+        };
+        let gone = before.iter().filter(|followed| {
+            let name = &followed.settings.name;
+            !settings.logs.iter().any(|log| log.name == *name)
+        });
+        // First, so that what they were followed with is free for a log of another name.
+        join_all(gone.map(|followed| self.end(followed))).await;
+        let interval = settings.config.checkpoint.refresh_interval.0;
+        let shares = self.shares(&settings.logs);
+        let changes =
+            settings
+                .logs
+                .iter()
+                .zip(shares)
+                .map(async |(log, share)| match named(&log.name) {
+                    Some(before) if before.settings.follows_as(log) => {
+                        before.log.follow_with(&log.signers, interval);
+                        before.log.set_disk_share(share);
+                        Ok(Followed {
+                            settings: log.clone(),
+                            log: Arc::clone(&before.log),
+                        })
+                    }
+                    before => self.replace(before, log, share, interval).await,
+                });
+        let (mut all, mut errors) = (Vec::new(), Vec::new());
+        for outcome in join_all(changes).await {
+            match outcome {
+                Ok(followed) => all.push(followed),
+                Err((before, error)) => {
+                    all.extend(before);
+                    errors.push(error);
+                }
+            }
+        }
+        self.all.store(Arc::new(all));
+        errors
+    }
+
+    /// Follows a log as it is configured now, in place of what was followed under its name. If that
+    /// fails, what was followed is still followed.
+    async fn replace(
+        &self,
+        before: Option<&Followed>,
+        log: &LogSettings,
+        share: u64,
+        interval: Duration,
+    ) -> Result<Followed, (Option<Followed>, String)> {
+        let opened = match self.prepare(log) {
+            Ok(prepared) => {
+                if let Some(before) = before {
+                    before.log.retire().await;
+                }
+                prepared.open(share)
+            }
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(followed) => {
+                followed.log.follow_with(&log.signers, interval);
+                self.begin(&followed);
+                info!(log = log.name, "log followed as configured now");
+                Ok(followed)
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                warn!(log = log.name, error, "log not followed as configured now");
+                if let Some(before) = before {
+                    before.log.resume();
+                }
+                Err((before.cloned(), format!("log `{}`: {error}", log.name)))
+            }
+        }
+    }
+
+    /// Begins what goes on for a log, in place of what went on under its name.
+    fn begin(&self, followed: &Followed) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&followed.log).follow());
+        if let Some(peers) = followed.log.peers() {
+            tasks.spawn(Arc::clone(peers).follow());
+        }
+        self.tasks().insert(followed.settings.name.clone(), tasks);
+    }
+
+    /// Follows a log no longer. What is stored of it stays.
+    async fn end(&self, followed: &Followed) {
+        let name = &followed.settings.name;
+        followed.log.retire().await;
+        let tasks = self.tasks().remove(name);
+        drop(tasks);
+        if let Some(store) = followed.log.store() {
+            store.release();
+        }
+        let upstreams = followed.settings.upstreams.iter();
+        let upstreams: Vec<&str> = upstreams.map(|upstream| upstream.name.as_str()).collect();
+        self.metrics.forget_log(name, &upstreams);
+        info!(log = name, "log followed no longer");
+    }
+
+    /// The bytes of the disk that each of these logs may take. One alone may take all.
+    fn shares(&self, logs: &[LogSettings]) -> Vec<u64> {
+        if logs.len() == 1 {
+            return vec![u64::MAX];
+        }
+        let budget = u128::from(self.cache.usage().budget);
+        let all: u128 = logs.iter().map(|log| u128::from(log.cache_share)).sum();
+        let share = |log: &LogSettings| budget * u128::from(log.cache_share) / all.max(1);
+        logs.iter()
+            .map(|log| u64::try_from(share(log)).unwrap_or(u64::MAX))
+            .collect()
+    }
+
+    /// Everything for following a log that can fail without anything having changed.
+    fn prepare<'a>(&'a self, log: &'a LogSettings) -> anyhow::Result<Prepared<'a>> {
+        let config = &self.settings.config;
+        let max_wait = Duration::from_millis(config.coalescing.max_wait_ms);
+        let requests = config.limits.upstream_requests;
+        let peers = Peers::new(
+            &config.peers,
+            &log.name,
+            (max_wait, requests),
+            &self.metrics,
+        )?;
+        Ok(Prepared {
+            logs: self,
+            log,
+            keys: TrustedKeys::read(&log.signers_key, &log.signers)?,
+            upstreams: self.upstreams(log)?,
+            peers: peers.map(Arc::new),
+        })
+    }
+
+    /// The upstreams of a log; connects to nothing.
+    fn upstreams(&self, log: &LogSettings) -> anyhow::Result<Upstreams> {
+        let config = &self.settings.config;
+        let all = log.upstreams.iter().map(|upstream| {
+            let metrics = self.metrics.upstream(&log.name, &upstream.name);
+            let requests = config.limits.upstream_requests;
+            let made = Upstream::new(upstream.clone(), requests, metrics)
+                .with_context(|| format!("cannot use the upstream `{}`", upstream.name))?;
+            Ok((upstream.priority, made))
+        });
+        let rules = RaceRules {
+            patience: Duration::from_millis(config.coalescing.max_wait_ms),
+            backoff: Backoff {
+                retries: config.failover.retry_count,
+                delay: Duration::from_millis(config.failover.retry_delay_ms),
+            },
+        };
+        let all = all.collect::<anyhow::Result<Vec<_>>>()?;
+        let failover = config.failover.enabled;
+        Ok(Upstreams::new(&log.name, all, failover, rules))
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, HashMap<String, JoinSet<()>>> {
+        // Each write adds or removes a whole entry, so a poisoned map is still a sound one.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A log that can be followed.
+struct Prepared<'a> {
+    logs: &'a Logs,
+    log: &'a LogSettings,
+    keys: TrustedKeys,
+    upstreams: Upstreams,
+    peers: Option<Arc<Peers>>,
+}
+
+impl Prepared<'_> {
+    /// Takes the log up where the cache has left it.
+    fn open(self, disk_share: u64) -> anyhow::Result<Followed> {
+        let Self {
+            logs,
+            log,
+            keys,
+            upstreams,
+            peers,
+        } = self;
+        let config = &logs.settings.config;
+        let max_wait = Duration::from_millis(config.coalescing.max_wait_ms);
+        let options = LogOptions {
+            name: log.name.clone(),
+            origin: log.origin.clone(),
+            keys,
+            refresh_interval: config.checkpoint.refresh_interval.0,
+            max_wait,
+            // Repeats begin within `max_wait`; the last of them may take its time.
+            fetch_limit: max_wait + upstreams.timeout(),
+            error_ttl: Duration::from_millis(config.coalescing.error_ttl_ms),
+            coalescing: config.coalescing.enabled,
+            checkpoint_bytes: config.limits.checkpoint_bytes,
+            disk_share,
+            peers,
+            audit: logs.audit.clone(),
+        };
+        let (cache, metrics) = (Arc::clone(&logs.cache), Arc::clone(&logs.metrics));
+        let opened = Log::new(options, upstreams, cache, metrics)
+            .context("cannot read what was trusted before")?;
+        Ok(Followed {
+            settings: log.clone(),
+            log: Arc::new(opened),
+        })
+    }
+}
+
+impl LogSettings {
+    /// Whether a log that is followed as this says can be followed as the other says by being told
+    /// so, without anything that it holds being given up.
+    fn follows_as(&self, other: &Self) -> bool {
+        // Destructured without `..`: a new setting does not compile until it is decided here.
+        let Self {
+            name,
+            origin,
+            upstreams,
+            signers_key,
+            // Told, or looked up in the settings.
+            default: _,
+            signers: _,
+            cache_share: _,
+        } = self;
+        *name == other.name
+            && *origin == other.origin
+            && *upstreams == other.upstreams
+            && *signers_key == other.signers_key
+    }
+}
