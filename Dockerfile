@@ -4,7 +4,8 @@
 #   docker run -p 8080:8080 -v "$PWD/tile-proxy.yaml:/etc/tile-proxy/config.yaml:ro" \
 #     tile-proxy serve --config /etc/tile-proxy/config.yaml
 #
-# with a tile-proxy.yaml such as examples/tile-proxy.yaml.
+# with a tile-proxy.yaml such as examples/tile-proxy.yaml; or without one, everything said by variables as
+# in examples/standalone/compose.yaml.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
@@ -23,3 +24,4 @@ COPY --from=build --chown=65532:65532 /out/cache /var/cache/stellaops/tiles
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["/usr/local/bin/tile-proxy"]
+CMD ["serve"]

@@ -20,8 +20,8 @@ use crate::{
     TILE_PROXY__CACHE__MAX_SIZE=9Gi tile-proxy check --config tile-proxy.yaml"
 )]
 pub(super) struct Check {
-    /// Configuration file, YAML.
-    #[arg(long, value_name = "FILE")]
+    /// Configuration file, YAML; without one, the environment alone says everything.
+    #[arg(long, value_name = "FILE", default_value = NO_FILE, hide_default_value = true)]
     config: PathBuf,
 }
 
@@ -39,6 +39,9 @@ impl Check {
         }
     }
 }
+
+/// What is read where no file is given: containers are often told everything by their environment.
+pub(super) const NO_FILE: &str = "/dev/null";
 
 /// What a file and the environment give; prints all problems.
 pub(super) fn loaded(file: &std::path::Path) -> Result<Loaded, ExitCode> {

@@ -8,7 +8,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use super::{EXIT_CONFIG, EXIT_FAILURE, check::loaded, fail};
+use super::{
+    EXIT_CONFIG, EXIT_FAILURE,
+    check::{NO_FILE, loaded},
+    fail,
+};
 use crate::{
     app::{self, tracing_filter},
     config::{Tracing, TracingFormat},
@@ -26,11 +30,12 @@ const EXIT_SECOND_SIGNAL: i32 = 128 + 15;
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  tile-proxy serve --config tile-proxy.yaml\n  \
-    TILE_PROXY__LISTEN=127.0.0.1:8080 tile-proxy serve --config tile-proxy.yaml"
+    TILE_PROXY__LISTEN=127.0.0.1:8080 tile-proxy serve --config tile-proxy.yaml\n  \
+    TILE_PROXY__UPSTREAM_URL=https://log.example/ TILE_PROXY__PUBLIC_KEYS='[\"…\"]' tile-proxy serve"
 )]
 pub(super) struct Serve {
-    /// Configuration file, YAML.
-    #[arg(long, value_name = "FILE")]
+    /// Configuration file, YAML; without one, the environment alone says everything.
+    #[arg(long, value_name = "FILE", default_value = NO_FILE, hide_default_value = true)]
     config: PathBuf,
 }
 

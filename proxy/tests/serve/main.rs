@@ -15,6 +15,7 @@ mod peers;
 mod process;
 mod prune;
 mod reload;
+mod standalone;
 mod sync;
 mod tls;
 mod transfer;

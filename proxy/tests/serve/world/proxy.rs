@@ -1,6 +1,7 @@
 //! The real binary, on ports of its own, and a small client for it.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
@@ -99,10 +100,21 @@ impl Proxy {
             cache.join("cache").display()
         );
         std::fs::write(&config, text).expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tile-proxy"))
-            .args(["serve", "--config"])
-            .arg(&config)
-            .envs(environment.iter().copied())
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tile-proxy"));
+        command.args(["serve", "--config"]).arg(&config);
+        command.envs(environment.iter().copied());
+        Self::launch(command, 1 + usize::from(more.contains("admin_listen")))
+    }
+
+    /// Starts a proxy without a file, and waits until it listens on one port, with JSON lines.
+    pub(crate) fn start_from(environment: &BTreeMap<String, String>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tile-proxy"));
+        command.arg("serve").envs(environment);
+        Self::launch(command, 1)
+    }
+
+    fn launch(mut command: Command, ports: usize) -> Self {
+        let mut child = command
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
@@ -114,7 +126,6 @@ impl Proxy {
                 printed.lock().expect("no panic").push(line);
             }
         });
-        let ports = 1 + usize::from(more.contains("admin_listen"));
         let mut addresses: Vec<SocketAddr> = Vec::new();
         eventually("the proxy listens", || {
             let lines = lines.lock().expect("no panic");
