@@ -7,45 +7,60 @@
 mod proxied;
 mod replicas;
 
+pub(crate) use self::replicas::{LOG, came_from_the_log_once};
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Deserialize;
 
 use self::proxied::Proxied;
 use crate::cluster::Cluster;
 use crate::image::{Archive, product};
+use crate::older_chart;
 use crate::paths;
 use crate::progress::{Progress, Step, Time};
 use crate::real_log::{NAMESPACE, RealLog};
+use crate::tile_proxy::{OPERATOR_NAMESPACE, TileProxy};
 use crate::tiles::WIDTH;
-use crate::wait::{self, Seen};
 
 /// What the chain is run with.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Entries the log has at least.
     pub entries: u64,
+    /// Begin with an older version of the chart and another image, so that there is something to
+    /// upgrade.
+    pub older: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { entries: 3_000 }
+        Self {
+            entries: 3_000,
+            older: false,
+        }
     }
 }
 
-/// Runs the whole chain on `cluster`, which is left running, with the log up.
-pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<()> {
+/// Runs the whole chain on `cluster`, which is left running, with the log up. Returns our image,
+/// which the cluster has.
+pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<Archive> {
     ensure!(
         options.entries >= MIN_ENTRIES,
         "the log needs at least {MIN_ENTRIES} entries"
     );
-    progress.say("Cluster");
+    progress.say("\nCluster");
     cluster.up(1, progress)?;
 
     progress.say("\nImage");
     let image = product::build(progress)?;
     step(progress, "load image", |_| load_image(cluster, &image))?;
+    let older = older(cluster, &image, options, progress)?;
+    let (chart, installed) = match &older {
+        Some((chart, image)) => (chart.clone(), image),
+        None => (paths::checkout().join(CHART), &image),
+    };
 
     progress.say("\nLog");
     let log = progress.step("start");
@@ -56,12 +71,13 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<(
 
     progress.say("\nOperator");
     step(progress, "helm upgrade --install", |step| {
-        install_operator(cluster, &image, step)
+        install_operator(cluster, &chart, installed, &[], step)
     })?;
     step(progress, "kubectl apply TileProxy", |_| {
         apply_tile_proxy(cluster)
     })?;
-    step(progress, "Ready", |step| await_ready(cluster, step))?;
+    let tessera = tessera(cluster);
+    step(progress, "Ready", |step| tessera.await_ready(step))?;
     step(progress, "helm test", |step| test_release(cluster, step))?;
 
     progress.say("\nTiles");
@@ -77,11 +93,11 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<(
     })?;
 
     progress.say("\nReplicas");
-    step(progress, "one to three", |step| scale(cluster, 3, step))?;
+    step(progress, "one to three", |step| tessera.scale(3, step))?;
     step(progress, "fill each other", |_| {
-        replicas::fill_each_other(cluster, options.entries / WIDTH)
+        replicas::fill_each_other(&tessera, options.entries / WIDTH)
     })?;
-    step(progress, "three to one", |step| scale(cluster, 1, step))?;
+    step(progress, "three to one", |step| tessera.scale(1, step))?;
 
     progress.say("\nAccidents");
     let new = step_with(progress, "log grows", |step| proxied.follows_the_log(step))?;
@@ -95,7 +111,8 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<(
     step(progress, "log started again", |_| {
         log.start().map(|()| String::new())
     })?;
-    survived
+    survived?;
+    Ok(image)
 }
 
 /// What runs after [`run`], and what to try next.
@@ -125,6 +142,34 @@ Stop and remove all of it:               {cluster} down
     )
 }
 
+/// The TileProxy of `examples/tileproxy.yaml`.
+pub(crate) fn tessera(cluster: &Cluster) -> TileProxy<'_> {
+    TileProxy {
+        cluster,
+        namespace: NAMESPACE,
+        name: "tessera",
+    }
+}
+
+/// What an upgrade begins with, where one is asked for: an older chart, and our image by another
+/// name, which is another one to whoever changes it.
+fn older(
+    cluster: &Cluster,
+    image: &Archive,
+    options: Options,
+    progress: &Progress,
+) -> Result<Option<(PathBuf, Archive)>> {
+    if !options.older {
+        return Ok(None);
+    }
+    let step = progress.step("older chart, other image");
+    let other = image.tagged("older", &paths::target().join("image/older.oci.tar"))?;
+    cluster.load_image(&other.path)?;
+    let chart = older_chart::write(&paths::target().join("older-chart-e2e"))?;
+    step.done(&other.reference);
+    Ok(Some((chart, other)))
+}
+
 fn load_image(cluster: &Cluster, image: &Archive) -> Result<String> {
     cluster.load_image(&image.path)?;
     Ok(image.reference.clone())
@@ -141,15 +186,22 @@ fn fill(log: &RealLog<'_>, entries: u64, step: &Step<'_>) -> Result<String> {
     Ok(format!("{size}, over HTTP in {}", Time(started.elapsed())))
 }
 
-fn install_operator(cluster: &Cluster, image: &Archive, step: &Step<'_>) -> Result<String> {
-    let chart = paths::checkout().join("charts/tile-proxy");
+/// Installs the chart, or brings an installed one to it; `settings` are values besides the image.
+pub(crate) fn install_operator(
+    cluster: &Cluster,
+    chart: &Path,
+    image: &Archive,
+    settings: &[&str],
+    step: &Step<'_>,
+) -> Result<String> {
     let (repository, tag) = image.named()?;
     cluster
         .helm(["upgrade", "--install", RELEASE])
-        .arg(&chart)
+        .arg(chart)
         .args(["--namespace", OPERATOR_NAMESPACE, "--create-namespace"])
         .args(["--set", &format!("image.repository={repository}")])
         .args(["--set", &format!("image.tag={tag}")])
+        .args(settings.iter().flat_map(|setting| ["--set", setting]))
         .args(["--wait", "--timeout", "120s"])
         .deadline(Duration::from_secs(150))
         .live(step)
@@ -159,7 +211,7 @@ fn install_operator(cluster: &Cluster, image: &Archive, step: &Step<'_>) -> Resu
 }
 
 /// A pod of the chart asks the operator, by its Service, whether it is ready.
-fn test_release(cluster: &Cluster, step: &Step<'_>) -> Result<String> {
+pub(crate) fn test_release(cluster: &Cluster, step: &Step<'_>) -> Result<String> {
     cluster
         .helm(["test", RELEASE, "--namespace", OPERATOR_NAMESPACE])
         .args(["--timeout", "120s"])
@@ -170,7 +222,7 @@ fn test_release(cluster: &Cluster, step: &Step<'_>) -> Result<String> {
     Ok("the operator says that it is ready".to_owned())
 }
 
-fn apply_tile_proxy(cluster: &Cluster) -> Result<String> {
+pub(crate) fn apply_tile_proxy(cluster: &Cluster) -> Result<String> {
     let example = paths::checkout().join("examples/tileproxy.yaml");
     let said = cluster
         .kubectl(["apply", "--filename"])
@@ -179,68 +231,8 @@ fn apply_tile_proxy(cluster: &Cluster) -> Result<String> {
     Ok(said.trim().replace('\n', ", "))
 }
 
-/// Changes the number of replicas as an autoscaler would, and waits until they are ready.
-fn scale(cluster: &Cluster, replicas: u16, step: &Step<'_>) -> Result<String> {
-    cluster
-        .kubectl(["scale", "tileproxy", "tessera", "--namespace", NAMESPACE])
-        .arg(format!("--replicas={replicas}"))
-        .stdout()?;
-    await_ready(cluster, step)
-}
-
-/// Waits for the condition `Ready` of the spec as it is now; shows the messages meanwhile.
-fn await_ready(cluster: &Cluster, step: &Step<'_>) -> Result<String> {
-    #[derive(Deserialize)]
-    struct TileProxy {
-        metadata: Metadata,
-        #[serde(default)]
-        status: Status,
-    }
-    #[derive(Deserialize)]
-    struct Metadata {
-        generation: i64,
-    }
-    #[derive(Default, Deserialize)]
-    #[serde(default, rename_all = "camelCase")]
-    struct Status {
-        observed_generation: Option<i64>,
-        conditions: Vec<Condition>,
-    }
-    #[derive(Deserialize)]
-    struct Condition {
-        r#type: String,
-        status: String,
-        #[serde(default)]
-        message: String,
-    }
-    wait::until("TileProxy tessera to be Ready", READY, PAUSE, || {
-        let tile_proxy = cluster
-            .get::<TileProxy>(&["tileproxy", "tessera", "--namespace", NAMESPACE])?
-            .context("the TileProxy tessera is gone")?;
-        let status = tile_proxy.status;
-        if status.observed_generation != Some(tile_proxy.metadata.generation) {
-            let seen = "the operator has not looked at it yet";
-            step.note(seen);
-            return Ok(Seen::NotYet(seen.to_owned()));
-        }
-        let ready = status
-            .conditions
-            .iter()
-            .find(|condition| condition.r#type == "Ready");
-        Ok(match ready {
-            Some(ready) if ready.status == "True" => Seen::Ready(ready.message.clone()),
-            Some(ready) => {
-                step.note(&ready.message);
-                Seen::NotYet(format!("Ready is {}: {}", ready.status, ready.message))
-            }
-            None => Seen::NotYet("it has no condition Ready".to_owned()),
-        })
-    })
-    .with_context(|| cluster.diagnosis(&[NAMESPACE, OPERATOR_NAMESPACE]))
-}
-
 /// Runs one step that returns its own outcome line.
-fn step(
+pub(crate) fn step(
     progress: &Progress,
     name: &str,
     work: impl FnOnce(&Step<'_>) -> Result<String>,
@@ -275,11 +267,9 @@ fn expect_status(answer: &crate::http::Answer, status: u16, path: &str) -> Resul
     Ok(())
 }
 
-const RELEASE: &str = "tile-proxy";
-const OPERATOR_NAMESPACE: &str = "tile-proxy-system";
+pub(crate) const RELEASE: &str = "tile-proxy";
+/// The chart, below the checkout.
+pub(crate) const CHART: &str = "charts/tile-proxy";
 
 /// One full tile and one partial, so that both kinds are met.
 const MIN_ENTRIES: u64 = WIDTH + 1;
-
-const PAUSE: Duration = Duration::from_millis(500);
-const READY: Duration = Duration::from_secs(120);

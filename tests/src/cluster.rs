@@ -67,6 +67,15 @@ impl Cluster {
         })
     }
 
+    /// The one that `TILE_PROXY_CLUSTER` names: `builtin`, which is the default, or `kind`.
+    pub fn from_env() -> Result<Self> {
+        match std::env::var("TILE_PROXY_CLUSTER").as_deref() {
+            Err(_) | Ok("" | "builtin") => Self::builtin(),
+            Ok("kind") => Self::kind(),
+            Ok(other) => bail!("TILE_PROXY_CLUSTER is {other}; it can be builtin or kind"),
+        }
+    }
+
     /// The tools that belong to the cluster.
     pub fn toolchain(&self) -> &Toolchain {
         &self.toolchain

@@ -30,6 +30,8 @@ pub struct Image {
     pub tag: Tag,
     /// What runs unless the pod says otherwise.
     pub entrypoint: Vec<String>,
+    /// Its arguments unless the pod says otherwise.
+    pub arguments: Vec<String>,
     /// User and group it runs as; both, because a user alone gets the group 0.
     pub user: &'static str,
     /// Paths without leading slash, and what is there. Folders above a path need no entry.
@@ -177,6 +179,7 @@ impl Image {
                 "User": self.user,
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
                 "Entrypoint": self.entrypoint,
+                "Cmd": self.arguments,
                 "WorkingDir": "/",
             },
             "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer_digest}")] },
@@ -263,6 +266,7 @@ mod tests {
             repository: "localhost/greeting".to_owned(),
             tag: Tag::Content("1.0".to_owned()),
             entrypoint: vec!["/bin/greet".to_owned()],
+            arguments: Vec::new(),
             user: "65532:65532",
             entries: BTreeMap::from([
                 ("etc/greeting".to_owned(), Entry::Text(text.to_owned())),

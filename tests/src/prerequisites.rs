@@ -65,6 +65,17 @@ pub fn ensure_root() -> Result<()> {
     Ok(())
 }
 
+/// Fails unless this process may make namespaces, as in a container without privileges.
+pub fn ensure_namespaces() -> Result<()> {
+    Run::new("unshare")
+        .args(["--net", "--mount", "--pid", "--fork", "true"])
+        .stdout()
+        .map(drop)
+        .context(
+            "the cluster needs network, mount and process namespaces, which may not be made here",
+        )
+}
+
 /// Makes sure there is a Python that can make virtual environments, and says where it is.
 pub fn ensure_python(progress: &Progress) -> Result<PathBuf> {
     if let Some(python) = python() {

@@ -129,6 +129,14 @@ impl Step<'_> {
         self.open = false;
     }
 
+    /// Ends a step that was not taken, with the reason.
+    pub fn not_run(mut self, reason: impl fmt::Display) {
+        if !self.progress.quiet {
+            self.finish("–", &format!("not run: {reason}"));
+        }
+        self.open = false;
+    }
+
     /// How long the step has been under way.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()

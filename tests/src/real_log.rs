@@ -50,6 +50,11 @@ impl<'a> RealLog<'a> {
         Ok(log)
     }
 
+    /// The log that was installed before.
+    pub fn installed(cluster: &'a Cluster) -> Self {
+        Self { cluster }
+    }
+
     /// Starts the log after [`RealLog::stop`]; it goes on where it stopped.
     pub fn start(&self) -> Result<()> {
         self.scale(1)?;

@@ -103,8 +103,15 @@ pub const PAUSE: Tool = Tool {
     source: Source::Own(include_str!("toolchain/pause.go")),
 };
 
+/// Asks a log for the same few resources over and over.
+pub const CLIENT: Tool = Tool {
+    name: "client",
+    version: "v1",
+    source: Source::Own(include_str!("toolchain/client.go")),
+};
+
 /// Everything a demonstration needs, the longest build first.
-pub const ALL: [Tool; 13] = [
+pub const ALL: [Tool; 14] = [
     KUBE_APISERVER,
     KUBE_CONTROLLER_MANAGER,
     KUBE_SCHEDULER,
@@ -118,10 +125,11 @@ pub const ALL: [Tool; 13] = [
     TESSERA_LOG,
     TESSERA_FSCK,
     PAUSE,
+    CLIENT,
 ];
 
 /// What is needed where the cluster itself comes from elsewhere (kind).
-pub const CLIENTS: [Tool; 4] = [KUBECTL, HELM, TESSERA_LOG, TESSERA_FSCK];
+pub const CLIENTS: [Tool; 5] = [KUBECTL, HELM, TESSERA_LOG, TESSERA_FSCK, CLIENT];
 
 /// What a Kubernetes API without a node needs.
 pub const CONTROL_PLANE: [Tool; 5] = [KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, ETCD, KUBECTL, HELM];

@@ -40,6 +40,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         &cluster,
         Options {
             entries: args.entries,
+            ..Options::default()
         },
         &Progress::new(),
     )?;

@@ -1,72 +1,48 @@
 //! Several replicas as one cache: what one of them needs, its owner among them asks the log for.
 
-use std::time::Duration;
+use anyhow::{Result, ensure};
 
-use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
-
-use super::{PAUSE, expect_status};
-use crate::cluster::Cluster;
-use crate::http;
-use crate::real_log::NAMESPACE;
-use crate::wait::{self, Seen};
+use crate::tile_proxy::TileProxy;
 
 /// Asks two new replicas, whose volumes are empty, for the first `tiles` full tiles; each of them for
 /// all. Says how many of those the log was asked for.
-pub(super) fn fill_each_other(cluster: &Cluster, tiles: u64) -> Result<String> {
-    let (mut from_log, mut from_peers) = (0_u64, 0_u64);
-    for index in 0..tiles {
-        let mut asked_the_log = 0;
-        for replica in NEW {
-            let tile = format!("tile/0/{index:03}");
-            let route = cluster.route(NAMESPACE, replica, CLIENT_PORT)?;
-            let answer = http::get(cluster, &format!("{}/{tile}", route.url()))?;
-            expect_status(&answer, 200, &tile)?;
-            if from(cluster, replica, index)? == LOG {
-                asked_the_log += 1;
-            } else {
-                from_peers += 1;
-            }
-        }
-        ensure!(
-            asked_the_log <= 1,
-            "two replicas have asked the log for tile/0/{index:03}"
-        );
-        from_log += asked_the_log;
+pub(super) fn fill_each_other(proxy: &TileProxy<'_>, tiles: u64) -> Result<String> {
+    for replica in NEW {
+        proxy.read_tiles_from(replica, 0..tiles)?;
     }
+    came_from_the_log_once(proxy, &NEW, 0..tiles)
+}
+
+/// Fails if more than one of `replicas` has a full tile of `tiles` from the log, or if none of them
+/// has anything from another one.
+pub(crate) fn came_from_the_log_once(
+    proxy: &TileProxy<'_>,
+    replicas: &[u16],
+    tiles: std::ops::Range<u64>,
+) -> Result<String> {
+    let sources: Vec<Vec<String>> = replicas
+        .iter()
+        .map(|&replica| proxy.sources(replica, tiles.clone()))
+        .collect::<Result<_>>()?;
+    let (mut from_log, mut from_peers) = (0, 0);
+    for (place, index) in tiles.clone().enumerate() {
+        let asked = sources.iter().filter(|tiles| tiles[place] == LOG).count();
+        ensure!(
+            asked <= 1,
+            "{asked} replicas have asked the log for tile/0/{index:03}"
+        );
+        from_log += asked;
+        from_peers += replicas.len() - asked;
+    }
+    let count = tiles.end - tiles.start;
     ensure!(from_peers > 0, "no replica has asked another one");
     Ok(format!(
-        "{tiles} tiles each: {from_log} asked of the log, {from_peers} of each other"
+        "{count} tiles each: {from_log} asked of the log, {from_peers} of each other"
     ))
 }
 
-/// Where `replica` has a tile from, as its record says once it is stored.
-fn from(cluster: &Cluster, replica: &str, index: u64) -> Result<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Record {
-        upstream_url: Option<String>,
-    }
-    let path = format!("_admin/cache/tiles/0/{index:03}");
-    let route = cluster.route(NAMESPACE, replica, ADMIN_PORT)?;
-    wait::until("the record of a tile", STORED, PAUSE, || {
-        let answer = http::get(cluster, &format!("{}/{path}", route.url()))?;
-        if answer.status != 200 {
-            return Ok(Seen::NotYet(answer.text()));
-        }
-        let record: Record = serde_json::from_slice(&answer.body)
-            .with_context(|| format!("{path} answers {}", answer.text()))?;
-        Ok(Seen::Ready(record.upstream_url.unwrap_or_default()))
-    })
-}
-
 /// The replicas of `examples/tileproxy.yaml` that a scale-up to three adds.
-const NEW: [&str; 2] = ["tessera-replica-1", "tessera-replica-2"];
-const CLIENT_PORT: u16 = 8080;
-const ADMIN_PORT: u16 = 8081;
+const NEW: [u16; 2] = [1, 2];
 
 /// The log, as `examples/tileproxy.yaml` names it.
-const LOG: &str = "http://example-log.logs.svc:2025/";
-
-/// Tiles are stored within a second or so.
-const STORED: Duration = Duration::from_secs(30);
+pub(crate) const LOG: &str = "http://example-log.logs.svc:2025/";

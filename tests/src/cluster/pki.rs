@@ -141,6 +141,11 @@ impl Authority {
         ))
     }
 
+    /// Its own certificate, PEM.
+    pub(crate) fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
     /// Writes the certificate by which all others are known.
     pub(crate) fn write(&self, dir: &Path) -> Result<()> {
         write_secret(&dir.join("ca.crt"), &self.certificate)
@@ -164,6 +169,16 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// The certificate, PEM.
+    pub(crate) fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Its key, PEM.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Writes `{file}.crt` and `{file}.key`.
     pub(crate) fn write(&self, dir: &Path, file: &str) -> Result<()> {
         write_secret(&dir.join(format!("{file}.crt")), &self.certificate)?;

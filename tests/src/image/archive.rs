@@ -90,6 +90,7 @@ mod tests {
             repository: "localhost/greeting".to_owned(),
             tag: Tag::Fixed("1.0".to_owned()),
             entrypoint: vec!["/bin/greet".to_owned()],
+            arguments: Vec::new(),
             user: "65532:65532",
             entries: BTreeMap::from([("bin/greet".to_owned(), Entry::Text("hello".to_owned()))]),
         };

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::{Entry, Image, Tag};
-use crate::toolchain::{COREDNS, LOCAL_PATH_PROVISIONER, PAUSE, TESSERA_LOG, Tool, Toolchain};
+use crate::toolchain::{
+    CLIENT, COREDNS, LOCAL_PATH_PROVISIONER, PAUSE, TESSERA_LOG, Tool, Toolchain,
+};
 use crate::{elf, paths};
 
 /// An image that is in the cache, and the name it has on a node.
@@ -38,6 +40,11 @@ pub fn tessera_log(toolchain: &Toolchain) -> Result<Helper> {
     of_tool(toolchain, TESSERA_LOG)
 }
 
+/// Clients of a log.
+pub fn client(toolchain: &Toolchain) -> Result<Helper> {
+    of_tool(toolchain, CLIENT)
+}
+
 /// A shell, for the pods that create and remove volumes. The host's own busybox: its shell runs
 /// every applet without a link to it.
 pub fn busybox(toolchain: &Toolchain) -> Result<Helper> {
@@ -53,6 +60,7 @@ pub fn busybox(toolchain: &Toolchain) -> Result<Helper> {
         repository: format!("{REPOSITORY}/busybox"),
         tag: Tag::Content("host".to_owned()),
         entrypoint: vec!["/bin/sh".to_owned()],
+        arguments: Vec::new(),
         user: NON_ROOT,
         entries,
     }
@@ -77,6 +85,7 @@ fn of_tool(toolchain: &Toolchain, tool: Tool) -> Result<Helper> {
         repository,
         tag: Tag::Fixed(tool.version.to_owned()),
         entrypoint: vec![format!("/{}", tool.name)],
+        arguments: Vec::new(),
         // Upstream's image of CoreDNS and of the provisioner run as root: one listens on port 53,
         // the other starts pods that do.
         user: if tool == COREDNS || tool == LOCAL_PATH_PROVISIONER {

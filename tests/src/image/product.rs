@@ -61,6 +61,7 @@ fn pack(programs: &Path) -> Result<Archive> {
         repository: "localhost/tile-proxy".to_owned(),
         tag: Tag::Content(env!("CARGO_PKG_VERSION").to_owned()),
         entrypoint: vec!["/usr/local/bin/tile-proxy".to_owned()],
+        arguments: vec!["serve".to_owned()],
         user: "65532:65532",
         entries,
     };

@@ -2,13 +2,13 @@
 //!
 //! There is no node, so no pod runs; `helm test` is part of the end-to-end test.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tile_proxy_tests::control_plane::{ControlPlane, PROMETHEUS_OPERATOR};
+use tile_proxy_tests::older_chart::{self, is_older};
 use tile_proxy_tests::paths;
 use tile_proxy_tests::run::{Ended, Run};
 use tile_proxy_tests::wait::{self, Seen};
@@ -153,7 +153,7 @@ fn the_operators_account_is_held_to_its_namespaces_and_its_verbs() {
 #[test]
 fn resources_outlive_upgrade_rollback_and_removal_of_the_chart() {
     let plane = start();
-    let older = older_chart();
+    let older = older_chart::write(&paths::target().join("older-chart")).expect("written");
     helm(&plane, &["install", RELEASE, "--create-namespace"], &older);
     established(&plane, "tileproxies.tiles.stella-ops.org");
     apply(&plane, &restricted_namespace("logs"));
@@ -251,42 +251,6 @@ fn resources_outlive_upgrade_rollback_and_removal_of_the_chart() {
     .expect("gone");
     assert!(!exists(&plane, &proxy), "and with it every TileProxy");
     assert_eq!(uid(&get(&plane, &volume)), uid(&before[3]), "volumes stay");
-}
-
-/// The chart as an earlier version might have been: with another CRD.
-fn older_chart() -> PathBuf {
-    let older = paths::target().join("older-chart");
-    if older.exists() {
-        fs::remove_dir_all(&older).expect("removed");
-    }
-    copy(&chart(), &older);
-    let edit = |file: &str, from: &str, to: &str| {
-        let path = older.join(file);
-        let text = fs::read_to_string(&path).expect("readable");
-        assert!(text.contains(from), "{file} has no {from:?}");
-        fs::write(&path, text.replacen(from, to, 1)).expect("written");
-    };
-    edit("Chart.yaml", "\nversion: 0.1.0\n", "\nversion: 0.0.1\n");
-    edit("files/tileproxies.yaml", "- tp\n", "- tp\n    - older\n");
-    older
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("created");
-    for entry in fs::read_dir(from).expect("a directory") {
-        let path = entry.expect("readable").path();
-        let target = to.join(path.file_name().expect("it has a name"));
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).expect("copied");
-        }
-    }
-}
-
-fn is_older(crd: &Value) -> bool {
-    let names = crd["spec"]["names"]["shortNames"].to_string();
-    names.contains("older")
 }
 
 fn helm(plane: &ControlPlane, args: &[&str], chart: &Path) {
