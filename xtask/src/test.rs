@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result, ensure};
 use tile_proxy_tests::cluster::Cluster;
 use tile_proxy_tests::interrupt;
 use tile_proxy_tests::paths;
+use tile_proxy_tests::prerequisites;
 use tile_proxy_tests::progress::{Progress, Step, Time};
 use tile_proxy_tests::run::Run;
 
@@ -17,12 +18,15 @@ use crate::crds;
 /// logs and clients, the operator on a real API server, and the whole chain on a real cluster.
 ///
 /// Every step's output is kept in target/xtask-test. The cluster is removed at the end, whatever
-/// the outcome.
+/// the outcome. A step that cannot be taken on this machine is reported as not run, with the reason,
+/// and the command fails: what was not run has not passed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   cargo xtask test                 what continuous integration runs
   cargo xtask test --no-cluster    without the end-to-end test; needs no root
+  cargo xtask test --kind          the end-to-end test on kind and Docker
+  cargo xtask test --kind --only 'end to end'
   cargo xtask test --keep-going    all steps, even after one has failed")]
 pub(crate) struct Args {
     /// Run long sweeps whole instead of a sample; for a night
@@ -31,6 +35,12 @@ pub(crate) struct Args {
     /// Leave out the end-to-end test, which needs root
     #[arg(long)]
     no_cluster: bool,
+    /// Run the end-to-end test on kind and Docker instead of built-in nodes
+    #[arg(long, conflicts_with = "no_cluster")]
+    kind: bool,
+    /// Take this step alone; its name is the one that is printed
+    #[arg(long, value_name = "STEP")]
+    only: Option<String>,
     /// Go on after a step has failed
     #[arg(long)]
     keep_going: bool,
@@ -59,39 +69,56 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         ),
     ];
     if !args.no_cluster {
-        steps.push(("end to end", Box::new(|step| end_to_end(step, args.full))));
+        steps.push((
+            "end to end",
+            Box::new(|step| end_to_end(step, args.full, args.kind)),
+        ));
+    }
+    if let Some(only) = &args.only {
+        steps.retain(|(name, _)| name == only);
+        ensure!(!steps.is_empty(), "there is no step {only:?}");
     }
 
-    let mut outcomes: Vec<(&str, Duration, Option<Error>)> = Vec::new();
+    let mut outcomes: Vec<(&str, Duration, Verdict)> = Vec::new();
     let mut tests_passed = 0;
     for (name, check) in &steps {
         let started = Instant::now();
         let step = progress.step(*name);
-        let error = match check(&step) {
+        let verdict = match check(&step) {
             Ok(outcome) => {
                 tests_passed += outcome
                     .strip_suffix(PASSED)
                     .and_then(|count| count.parse::<u64>().ok())
                     .unwrap_or_default();
                 step.done(outcome);
-                None
+                Verdict::Passed
             }
-            Err(error) => {
-                drop(step);
-                progress.say(format_args!("\n{error:#}\n"));
-                Some(error)
-            }
+            Err(error) => match error.downcast::<NotRun>() {
+                Ok(NotRun(reason)) => {
+                    step.not_run(&reason);
+                    Verdict::NotRun(reason)
+                }
+                Err(error) => {
+                    drop(step);
+                    progress.say(format_args!("\n{error:#}\n"));
+                    Verdict::Failed
+                }
+            },
         };
-        let failed = error.is_some();
-        outcomes.push((name, started.elapsed(), error));
+        let failed = verdict == Verdict::Failed;
+        outcomes.push((name, started.elapsed(), verdict));
         if interrupt::raised() || failed && !args.keep_going {
             break;
         }
     }
 
     println!();
-    for (name, time, error) in &outcomes {
-        let verdict = if error.is_none() { "ok" } else { "FAILED" };
+    for (name, time, verdict) in &outcomes {
+        let verdict = match verdict {
+            Verdict::Passed => "ok".to_owned(),
+            Verdict::Failed => "FAILED".to_owned(),
+            Verdict::NotRun(reason) => format!("NOT RUN: {reason}"),
+        };
         println!("{name:<18} {:>10}  {verdict}", Time(*time).to_string());
     }
     for (name, _) in &steps[outcomes.len()..] {
@@ -100,9 +127,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     if args.no_cluster {
         println!("{:<18} {:>10}  left out by --no-cluster", "end to end", "");
     }
-    let failed = outcomes.iter().filter(|(_, _, e)| e.is_some()).count();
+    let failed = outcomes.iter().filter(|(_, _, v)| *v == Verdict::Failed);
+    let failed = failed.count();
     println!("\n{tests_passed}{PASSED}, {failed} failed");
-    let passed = outcomes.len() == steps.len() && outcomes.iter().all(|(_, _, e)| e.is_none());
+    let mut verdicts = outcomes.iter().map(|(_, _, verdict)| verdict);
+    let passed = outcomes.len() == steps.len() && verdicts.all(|v| *v == Verdict::Passed);
     Ok(if passed {
         ExitCode::SUCCESS
     } else {
@@ -110,7 +139,27 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     })
 }
 
-/// One step: shows what it does, returns a word about the outcome.
+/// How a step ended.
+#[derive(Eq, PartialEq)]
+enum Verdict {
+    Passed,
+    Failed,
+    NotRun(String),
+}
+
+/// This machine cannot take the step; the reason names what it lacks.
+#[derive(Debug)]
+struct NotRun(String);
+
+impl std::fmt::Display for NotRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotRun {}
+
+/// One step: shows what it does, returns a word about the outcome; [`NotRun`] where it cannot begin.
 type Check<'a> = Box<dyn Fn(&Step<'_>) -> Result<String> + 'a>;
 
 const CLIPPY: &[&str] = &[
@@ -211,21 +260,36 @@ fn control_plane(step: &Step<'_>, full: bool) -> Result<String> {
 }
 
 /// The whole chain on a real cluster, which is removed whether it held or not.
-fn end_to_end(step: &Step<'_>, full: bool) -> Result<String> {
+fn end_to_end(step: &Step<'_>, full: bool, kind: bool) -> Result<String> {
+    let able = if kind {
+        prerequisites::ensure_kind()
+    } else {
+        prerequisites::ensure_root().and_then(|()| prerequisites::ensure_namespaces())
+    };
+    able.map_err(|error| NotRun(format!("{error:#}")))?;
+    let cluster = if kind { "kind" } else { "builtin" };
     let args = [
         "test",
         "--locked",
         "--package=tile-proxy-tests",
         "--features=cluster",
     ];
-    let mut run = command(step, &args).args(["--test=e2e", "--", "--nocapture"]);
+    let mut run = command(step, &args)
+        .args(["--test=e2e", "--", "--nocapture"])
+        .env(CLUSTER, cluster)
+        .log(log("end-to-end"));
     if full {
         run = run.env(FULL, "1");
     }
     let outcome = run.stdout();
     // Removing the cluster after Ctrl-C must not be interrupted by the same Ctrl-C.
     let interrupted = interrupt::clear();
-    let down = Cluster::builtin().and_then(|cluster| cluster.down(&Progress::quiet()));
+    let cluster = if kind {
+        Cluster::kind()
+    } else {
+        Cluster::builtin()
+    };
+    let down = cluster.and_then(|cluster| cluster.down(&Progress::quiet()));
     if interrupted {
         interrupt::raise();
     }
@@ -273,6 +337,9 @@ const CARGO_DENY: &str = "0.20.2";
 
 /// Tells tests to run their sweeps whole.
 const FULL: &str = "TILE_PROXY_TEST_FULL";
+
+/// Tells the end-to-end test where nodes come from.
+const CLUSTER: &str = "TILE_PROXY_CLUSTER";
 
 /// Tells the tests of real logs which program to test.
 const PROGRAM: &str = "TILE_PROXY_BINARY";
