@@ -163,3 +163,86 @@ fn the_entry_in_catalogues_says_what_is_true() {
         "the chart installs this version"
     );
 }
+
+#[test]
+fn troubleshooting_names_metrics_and_reasons_that_there_are() {
+    let page = text("docs/troubleshooting.md");
+    let (metrics, conditions) = (text("docs/metrics.md"), text("docs/conditions.md"));
+    let mut found = 0;
+    let codes = page.split('`').skip(1).step_by(2);
+    for code in codes {
+        let word = code.split([' ', '{', '=']).next().unwrap_or_default();
+        let known = match word {
+            metric if metric.starts_with("tile_proxy_") => &metrics,
+            reason if is_reason(reason) => &conditions,
+            _ => continue,
+        };
+        found += 1;
+        assert!(known.contains(word), "{word} is not explained");
+    }
+    assert!(found > 30, "found {found} names");
+}
+
+/// Whether a word looks like a condition's type or reason: `ClaimPending`, and not `Warning: 110`.
+fn is_reason(word: &str) -> bool {
+    // Words of Kubernetes that look the same.
+    let theirs = [
+        "ContainerCreating",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "Pending",
+        "Retry-After",
+        "Terminating",
+        "Warning:",
+        "NS",
+        "NAME",
+    ];
+    word.starts_with(|first: char| first.is_ascii_uppercase()) && !theirs.contains(&word)
+}
+
+/// Tilt is not run here, so its file is held against what it names.
+#[test]
+fn the_tiltfile_names_what_there_is() {
+    let tiltfile = text("Tiltfile");
+    let values = yaml(&text("charts/tile-proxy/values.yaml"));
+    let settings = tiltfile
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("set=["));
+    let settings = settings.expect("settings of the chart");
+    for setting in settings.split('\'').filter(|part| part.contains('=')) {
+        let (path, _) = setting.split_once('=').expect("as just seen");
+        assert!(
+            !at(&values, path).is_null(),
+            "{path} is no value of the chart"
+        );
+    }
+    let objects = objects("default");
+    let deployment = the(&objects, "Deployment");
+    // Tilt's release has the name of the chart, which is then the name of the Deployment.
+    assert_eq!(string(&deployment["metadata"]["name"]), "prod-tile-proxy");
+    for name in [
+        "name='tile-proxy'",
+        "k8s_resource('tile-proxy'",
+        "'charts/tile-proxy'",
+    ] {
+        assert!(tiltfile.contains(name), "the Tiltfile has no {name}");
+    }
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"][0]["containerPort"], 8080);
+    assert!(
+        tiltfile.contains("'8080:8080'"),
+        "the port of probes and metrics"
+    );
+    let operand = list(&container["env"])
+        .iter()
+        .any(|env| env["name"] == "TILE_PROXY_OPERATOR_OPERAND_IMAGE");
+    assert!(operand && tiltfile.contains("match_in_env_vars=True"));
+    // And the fields it replaces in a TileProxy.
+    let crd = yaml(&text("crds/tileproxies.yaml"));
+    let version = &list(&crd["spec"]["versions"])[0]["schema"]["openAPIV3Schema"];
+    let image = &version["properties"]["spec"]["properties"]["image"]["properties"];
+    for field in ["repository", "tag"] {
+        assert!(!image[field].is_null(), "spec.image has no {field}");
+        assert!(tiltfile.contains(&format!("'{field}'")));
+    }
+}
