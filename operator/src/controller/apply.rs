@@ -73,6 +73,11 @@ impl ApplyError {
         let kube::Error::Api(status) = &self.source else {
             return false;
         };
+        // Of an object that does not fit its schema, an older one perhaps, the API server says that it
+        // has made the mistake itself.
+        if status.code == 500 && status.message.starts_with(NO_OBJECT) {
+            return true;
+        }
         // Who we are (401), too slow (408) and too many (429) concern every call alike.
         (400..500).contains(&status.code)
             && !matches!(status.code, 401 | 408 | 429)
@@ -94,6 +99,10 @@ impl ApplyError {
             .any(|cause| cause.reason == "NamespaceTerminating")
     }
 }
+
+/// How the API server begins when an apply has a field that its schema does not know, or twice the same
+/// key in a list.
+const NO_OBJECT: &str = "failed to create typed patch object";
 
 /// What applying came to.
 #[derive(Debug)]
@@ -315,7 +324,9 @@ mod tests {
     use super::*;
 
     fn refused(code: u16, cause: &str) -> ApplyError {
-        let status = json!({"code": code, "details": {"causes": [{"reason": cause}]}});
+        let message = format!("{cause} (logs/rome): no");
+        let status =
+            json!({"code": code, "message": message, "details": {"causes": [{"reason": cause}]}});
         let status = serde_json::from_value(status).expect("a Status");
         let source = kube::Error::Api(Box::new(status));
         ApplyError::new("apply", &Deployment::default(), source)
@@ -331,6 +342,7 @@ mod tests {
             (401, "", false),
             (429, "", false),
             (500, "", false),
+            (500, NO_OBJECT, true),
         ] {
             assert_eq!(refused(code, cause).is_refusal(), want, "{code} {cause}");
         }

@@ -38,7 +38,7 @@ pub(super) use self::config_map::config;
 pub use self::{
     claim::{
         ClaimPlan, UnusedClaim, capacity, is_bound, plan as plan_claim,
-        plan_unused as plan_unused_claim, requested,
+        plan_unused as plan_unused_claim, requested, requested_text,
     },
     config_map::{TOKEN_FILE, keep_files_in_use},
     reference::{Kind, Reference, references, secrets},

@@ -314,8 +314,10 @@ fn volumes_ready(valid: &ValidProxy, replicas: &[Replica<'_>], outcome: &Outcome
         let requested = claim.and_then(build::requested);
         let capacity = claim.and_then(build::capacity).unwrap_or_default();
         if requested.is_some_and(|requested| requested > valid.cache.size) {
+            let asks = claim.and_then(build::requested_text).unwrap_or_default();
             let message = format!(
-                "volumes never shrink: {name} has {capacity}; set spec.cache.size back, or create another TileProxy"
+                "volumes never shrink: {name} has {capacity}; set spec.cache.size back to {asks}, or to any \
+                 size above {capacity}, or create another TileProxy"
             );
             return no(Reason::ShrinkRefused, message);
         }

@@ -195,6 +195,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
     pods::check_labels("spec.podLabels", &pod_labels)?;
     pods::check_labels("spec.service.labels", &service.labels)?;
     pods::check_annotations("spec.podAnnotations", &pod_annotations)?;
+    pods::check_spread(&topology_spread_constraints)?;
     pods::check_annotations("spec.service.annotations", &service.annotations)?;
     check_sync(&sync)?;
     tls.as_ref().map_or(Ok(()), serving::check_tls)?;
@@ -210,10 +211,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         image: ValidImage {
             reference: image_reference(&image, &defaults.operand_image),
             pull_policy: image.pull_policy.as_str(),
-            pull_secrets: image_pull_secrets
-                .into_iter()
-                .map(|secret| secret.name)
-                .collect(),
+            pull_secrets: pods::valid_pull_secrets(image_pull_secrets)?,
         },
         upstreams: upstreams::valid_upstreams(upstreams)?,
         origin,

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Type and reason of every event about `rome`, sorted.
-async fn told(world: &World) -> Vec<(String, String)> {
+pub(crate) async fn told(world: &World) -> Vec<(String, String)> {
     let events = world.api::<Event>().list(&Default::default()).await;
     let mut told: Vec<_> = events
         .expect("a list")

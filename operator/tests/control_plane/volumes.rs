@@ -77,9 +77,101 @@ async fn a_class_that_cannot_expand_is_said_and_the_rest_goes_on() {
     // The change of the pods was carried out all the same, and it serves.
     world.settles("rome").await;
     let looks = operator.faults.reconciles("rome");
-    operator.pokes(&world, "rome").await;
+    for _ in 0..3 {
+        operator.pokes(&world, "rome").await;
+    }
     let hot = operator.faults.reconciles("rome") - looks;
-    assert!(hot < 10, "{hot} reconciles for one refused volume");
+    assert!(hot < 20, "{hot} reconciles for one refused volume");
+    let warnings = crate::events::told(&world).await;
+    let warnings = warnings.iter().filter(|(type_, _)| type_ == "Warning");
+    let reasons: Vec<_> = warnings.map(|(_, reason)| reason.as_str()).collect();
+    assert_eq!(reasons, ["ResizeRefused"], "told once");
+}
+
+#[tokio::test]
+async fn a_growth_that_does_not_come_can_be_taken_back() {
+    let world = World::new("growth-taken-back").await;
+    world.create("rome", 2, json!({})).await;
+    let operator = Operator::start(&world).await;
+    world.settles("rome").await;
+    world.kubelet.stop_provisioning();
+    let size = |size: &str| json!({"cache": {"size": size}});
+    world.change("rome", size("4Ti")).await;
+    world.awaits("rome", "VolumesReady", "False").await;
+    assert_eq!(requests(&world).await, ["4Ti", "4Ti"]);
+
+    // To what the volume has, the API server lets nobody go back.
+    world.change("rome", size("1Gi")).await;
+    eventually("a size that is refused", async || {
+        let proxy = world.get::<TileProxy>("rome").await;
+        let said = find(&proxy, "VolumesReady").map_or("", |c| &c.message);
+        if said.contains("back to 4Ti, or to any size above 1Gi") {
+            Ok(())
+        } else {
+            Err(said.to_owned())
+        }
+    })
+    .await;
+    assert_eq!(requests(&world).await, ["4Ti", "4Ti"]);
+
+    world.change("rome", size("2Gi")).await;
+    eventually("a smaller growth", async || {
+        let requests = requests(&world).await;
+        if requests == ["2Gi", "2Gi"] {
+            Ok(())
+        } else {
+            Err(requests)
+        }
+    })
+    .await;
+    world.kubelet.provision();
+    world.awaits("rome", "VolumesReady", "True").await;
+    drop(operator);
+}
+
+#[tokio::test]
+async fn a_claim_that_waits_for_its_volume_grows_once_it_has_one() {
+    let world = World::new("growth-pending").await;
+    world.kubelet.stop_provisioning();
+    world.create("rome", 1, json!({})).await;
+    let operator = Operator::start(&world).await;
+    let proxy = world.awaits("rome", "VolumesReady", "False").await;
+    assert_eq!(reason(&proxy, "VolumesReady"), "ClaimPending");
+    let change = json!({"cache": {"size": "2Gi"}});
+    world.change("rome", change).await;
+    world.awaits("rome", "VolumesReady", "False").await;
+    operator.pokes(&world, "rome").await;
+    assert_eq!(
+        requests(&world).await,
+        ["1Gi"],
+        "the API server would refuse"
+    );
+    world.kubelet.provision();
+    world.awaits("rome", "VolumesReady", "True").await;
+    assert_eq!(requests(&world).await, ["2Gi"]);
+}
+
+#[tokio::test]
+async fn a_policy_that_keeps_volumes_holds_although_they_cannot_grow() {
+    let world = World::new("policy-beside-growth").await;
+    let spec = json!({
+        "cache": {"storageClassName": "fixed", "retention": {"whenDeleted": "Delete"}},
+    });
+    world.create("rome", 2, spec).await;
+    let operator = Operator::start(&world).await;
+    world.settles("rome").await;
+    let before = uids(&world).await;
+    world
+        .change("rome", json!({"cache": {"size": "2Gi"}}))
+        .await;
+    world.awaits("rome", "VolumesReady", "False").await;
+    let keep = json!({"cache": {"retention": {"whenDeleted": "Retain"}}});
+    world.change("rome", keep).await;
+    let proxy = world.awaits("rome", "VolumesReady", "False").await;
+    assert_eq!(reason(&proxy, "VolumesReady"), "ResizeRefused");
+    world.delete("rome").await;
+    assert_eq!(uids(&world).await, before);
+    drop(operator);
 }
 
 #[tokio::test]

@@ -55,8 +55,14 @@ impl Writer<'_> {
     ) -> Result<Option<PersistentVolumeClaim>, ApplyError> {
         let api = self.api::<PersistentVolumeClaim>();
         let name = desired.name_any();
-        let found = self.found(&api, &desired, existing).await?;
-        match build::plan_claim(self.proxy, &desired, found.as_ref()) {
+        let mut found = self.found(&api, &desired, existing).await?;
+        let mut plan = build::plan_claim(self.proxy, &desired, found.as_ref());
+        if let ClaimPlan::Own(patch) = plan {
+            let owned = self.patch_claim(&desired, &patch).await;
+            found = Some(owned.map_err(|e| ApplyError::new("patch", &desired, e))?);
+            plan = build::plan_claim(self.proxy, &desired, found.as_ref());
+        }
+        match plan {
             ClaimPlan::Conflict(why) => {
                 self.conflicts.push(format!("{KIND} {name}: {why}"));
                 Ok(None)
@@ -67,9 +73,10 @@ impl Writer<'_> {
                 self.tell("create", &name);
                 Ok(Some(created))
             }
-            ClaimPlan::Keep => Ok(found),
+            // Whoever undid at once what was just written gets the next turn.
+            ClaimPlan::Keep | ClaimPlan::Own(_) => Ok(found),
             ClaimPlan::Leaving => Ok(None),
-            ClaimPlan::Patch(patch) => match self.patch_claim(&desired, &patch).await {
+            ClaimPlan::Resize(patch) => match self.patch_claim(&desired, &patch).await {
                 Ok(patched) => Ok(Some(patched)),
                 // Admission says so when the class cannot expand; a missing right reads
                 // differently and is an error.

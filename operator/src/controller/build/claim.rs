@@ -79,8 +79,11 @@ pub enum ClaimPlan {
     /// The garbage collector is about to delete it with the TileProxy it belonged to: nothing may
     /// start with it, and the next one is made once it is gone.
     Leaving,
-    /// Send this merge patch: a larger size, or another owner.
-    Patch(Value),
+    /// Send this merge patch, which makes it go with the TileProxy or stay, and then plan again: whose it
+    /// is must not wait for a size that may be refused.
+    Own(Value),
+    /// Send this merge patch: the size that is asked for.
+    Resize(Value),
 }
 
 /// What turns `observed` into `desired`, as far as a volume allows.
@@ -111,18 +114,26 @@ pub fn plan(
             other.kind, other.name
         ));
     }
-    let mut patch = ownership(proxy, observed);
-    if let (Some(want), Some(have)) = (requested(desired), requested(observed))
-        && want > have
-        && is_bound(observed)
-    {
-        patch["spec"] = json!({"resources": {"requests": {"storage": requested_text(desired)}}});
+    let patch = ownership(proxy, observed);
+    if !is_empty(&patch) {
+        return ClaimPlan::Own(patch);
     }
-    if is_empty(&patch) {
-        ClaimPlan::Keep
-    } else {
-        ClaimPlan::Patch(patch)
+    if may_resize(desired, observed) {
+        let size = requested_text(desired);
+        return ClaimPlan::Resize(json!({"spec": {"resources": {"requests": {"storage": size}}}}));
     }
+    ClaimPlan::Keep
+}
+
+/// Whether the size that `desired` asks for can be asked of `observed`: a larger one always, a smaller
+/// one only while the volume is smaller still, which takes back a growth that does not come.
+fn may_resize(desired: &PersistentVolumeClaim, observed: &PersistentVolumeClaim) -> bool {
+    let (Some(want), Some(have)) = (requested(desired), requested(observed)) else {
+        return false;
+    };
+    let has = capacity(observed).and_then(|text| text.parse::<Size>().ok());
+    let is_growth = has.is_some_and(|has| want > has);
+    is_bound(observed) && (want > have || want < have && is_growth)
 }
 
 /// What to do about a claim that no replica is to have.
@@ -246,7 +257,8 @@ pub fn capacity(claim: &PersistentVolumeClaim) -> Option<&str> {
     capacity.get("storage").map(|quantity| quantity.0.as_str())
 }
 
-fn requested_text(claim: &PersistentVolumeClaim) -> Option<&str> {
+/// The same as the API server spells it.
+pub fn requested_text(claim: &PersistentVolumeClaim) -> Option<&str> {
     let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
     requests.get("storage").map(|quantity| quantity.0.as_str())
 }

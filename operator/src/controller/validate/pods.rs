@@ -11,7 +11,7 @@ use url::Url;
 use super::{Invalid, invalid, units};
 use crate::{
     controller::names::RESERVED_PREFIXES,
-    crd::{EgressProxy, PROXY_RULE, PodSecurity},
+    crd::{EgressProxy, PROXY_RULE, PodSecurity, PullSecret},
 };
 
 /// User and group of the proxy, as in its image.
@@ -104,6 +104,35 @@ pub(super) fn check_annotations(
         Some(key) => Err(invalid(format!("{field}[{key}]"), KEY_RULE)),
         None => Ok(()),
     }
+}
+
+/// Checks that each constraint has a key of its own, by which the API server tells them apart.
+pub(super) fn check_spread(constraints: &[TopologySpreadConstraint]) -> Result<(), Invalid> {
+    let mut seen = BTreeSet::new();
+    for (at, constraint) in constraints.iter().enumerate() {
+        let (topology, otherwise) = (&constraint.topology_key, &constraint.when_unsatisfiable);
+        if !seen.insert((topology, otherwise)) {
+            let field = format!("spec.topologySpreadConstraints[{at}]");
+            let message = format!(
+                "there is one already with topologyKey {topology} and whenUnsatisfiable {otherwise}"
+            );
+            return Err(invalid(field, message));
+        }
+    }
+    Ok(())
+}
+
+/// The Secrets to pull images with, each once.
+pub(super) fn valid_pull_secrets(secrets: Vec<PullSecret>) -> Result<Vec<String>, Invalid> {
+    let mut names = Vec::with_capacity(secrets.len());
+    for (at, PullSecret { name }) in secrets.into_iter().enumerate() {
+        if names.contains(&name) {
+            let field = format!("spec.imagePullSecrets[{at}].name");
+            return Err(invalid(field, format!("{name} is there already")));
+        }
+        names.push(name);
+    }
+    Ok(names)
 }
 
 /// The environment of replicas: a forward proxy, and what the spec adds.

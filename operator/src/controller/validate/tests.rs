@@ -7,7 +7,7 @@ use crate::{
         build::config,
         fixture::{parsed, valid},
     },
-    crd::{AccessMode, KeyRef, PodSecurity, PublicKey, SecretRef, Tls, Upstream},
+    crd::{AccessMode, KeyRef, PodSecurity, PublicKey, PullSecret, SecretRef, Tls, Upstream},
 };
 
 fn reference() -> KeyRef {
@@ -43,7 +43,7 @@ fn what_the_spec_leaves_out_has_the_documented_default() {
 #[test]
 fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
     type Change = fn(&mut TileProxy);
-    let rows: [(Change, &str); 44] = [
+    let rows: [(Change, &str); 46] = [
         (
             |p| p.metadata.name = Some("a".repeat(41)),
             "metadata.name: must have at most 40",
@@ -55,6 +55,17 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         (
             |p| p.metadata.name = Some("rome-replica-3".into()),
             "metadata.name: must not end in",
+        ),
+        (
+            |p| p.spec.topology_spread_constraints = vec![Default::default(); 2],
+            "spec.topologySpreadConstraints[1]: there is one already",
+        ),
+        (
+            |p| {
+                let name = "registry".to_owned();
+                p.spec.image_pull_secrets = vec![PullSecret { name }; 2];
+            },
+            "spec.imagePullSecrets[1].name: registry is there already",
         ),
         (|p| p.spec.replicas = 17, "spec.replicas: must be 0 to 16"),
         (|p| p.spec.replicas = -1, "spec.replicas: must be 0 to 16"),

@@ -61,7 +61,7 @@ fn a_claim_is_created_grown_and_otherwise_left_alone() {
     );
     assert_eq!(
         plan(&valid(|_| {}), &claim("20Gi"), Some(&bound("10Gi"))),
-        ClaimPlan::Patch(grow)
+        ClaimPlan::Resize(grow)
     );
     assert_eq!(
         plan(&valid(|_| {}), &claim("10Gi"), Some(&bound("20Gi"))),
@@ -73,6 +73,26 @@ fn a_claim_is_created_grown_and_otherwise_left_alone() {
         ClaimPlan::Keep,
         "pending: cannot change"
     );
+    // A growth that does not come is taken back to whatever is larger than the volume.
+    let growing = |capacity: &str| {
+        let mut claim = bound("30Gi");
+        if let Some(status) = &mut claim.status {
+            let capacity = Quantity(capacity.to_owned());
+            status.capacity = Some(BTreeMap::from([("storage".to_owned(), capacity)]));
+        }
+        claim
+    };
+    let back = json!({"spec": {"resources": {"requests": {"storage": "20Gi"}}}});
+    for (capacity, want) in [
+        ("10Gi", ClaimPlan::Resize(back)),
+        ("20Gi", ClaimPlan::Keep), // the API server would refuse
+        ("30Gi", ClaimPlan::Keep),
+        ("no size", ClaimPlan::Keep),
+    ] {
+        let found = growing(capacity);
+        let planned = plan(&valid(|_| {}), &claim("20Gi"), Some(&found));
+        assert_eq!(planned, want, "a volume of {capacity}");
+    }
     // The spelling of a size is not a change.
     assert_eq!(
         plan(&valid(|_| {}), &claim("1024Mi"), Some(&bound("1Gi"))),
@@ -91,7 +111,7 @@ fn a_recreated_resource_takes_up_its_volumes_and_nobody_elses() {
     let adopt = metadata(json!({"annotations": {OWNER_ANNOTATION: "5a11e7"}}), 0);
     assert_eq!(
         plan(&proxy, &desired, Some(&retained)),
-        ClaimPlan::Patch(adopt)
+        ClaimPlan::Own(adopt)
     );
 
     let mut foreign = existing(&proxy, 0);
@@ -128,11 +148,11 @@ fn a_volume_goes_with_the_resource_only_where_the_policy_says_so() {
     assert_eq!(plan(&go, &desired, Some(&owned_now)), ClaimPlan::Keep);
     assert_eq!(
         plan(&go, &desired, Some(&free_now)),
-        ClaimPlan::Patch(take.clone())
+        ClaimPlan::Own(take.clone())
     );
     assert_eq!(
         plan(&keep, &desired, Some(&owned_now)),
-        ClaimPlan::Patch(free.clone())
+        ClaimPlan::Own(free.clone())
     );
     let one = |mut proxy: ValidProxy| {
         proxy.replicas = 1;
@@ -160,7 +180,7 @@ fn a_volume_goes_with_the_resource_only_where_the_policy_says_so() {
     let freed = metadata(json!({"ownerReferences": [backup]}), 1);
     assert_eq!(
         plan(&keeping(Retain, Retain), &desired, Some(&shared)),
-        ClaimPlan::Patch(freed)
+        ClaimPlan::Own(freed)
     );
 }
 
