@@ -34,7 +34,7 @@ pub struct ControlPlane {
     etcd: Daemon,
     etcd_url: String,
     api_server: Option<Daemon>,
-    controllers: Daemon,
+    controllers: Option<Daemon>,
 }
 
 impl ControlPlane {
@@ -66,7 +66,7 @@ impl ControlPlane {
 
         let (etcd, etcd_url) = start_etcd(&programs, &directory)?;
         let mut plane = Self {
-            controllers: start_controllers(&programs, &directory, controllers)?,
+            controllers: None,
             directory,
             programs,
             port,
@@ -75,6 +75,9 @@ impl ControlPlane {
             api_server: None,
         };
         plane.start_api_server()?;
+        // They end if there is no API server within ten seconds, which a loaded machine takes.
+        let controllers = start_controllers(&plane.programs, &plane.directory, controllers)?;
+        plane.controllers = Some(controllers);
         Ok(plane)
     }
 
@@ -113,9 +116,8 @@ impl ControlPlane {
         }
         wait::until("the API server to be ready", START, PAUSE, || {
             self.etcd.expect_running()?;
-            self.controllers.expect_running()?;
-            if let Some(api_server) = &mut self.api_server {
-                api_server.expect_running()?;
+            for daemon in [&mut self.controllers, &mut self.api_server] {
+                daemon.as_mut().map_or(Ok(()), Daemon::expect_running)?;
             }
             let asked = self.kubectl(["get", "--raw", "/readyz"]);
             Ok(match asked.deadline(ANSWER).stdout() {
@@ -235,7 +237,7 @@ fn start_etcd(programs: &Programs, directory: &Path) -> Result<(Daemon, String)>
     Ok((Daemon::leashed(&command, ETCD.name, &log)?, client))
 }
 
-/// The controllers; they wait for the API server by themselves.
+/// The controllers. A restart of the API server does not end them.
 fn start_controllers(
     programs: &Programs,
     directory: &Path,

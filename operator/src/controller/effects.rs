@@ -3,11 +3,16 @@
 //! The fields are taken from the schema of the CRD, so a new one is tested by being there. The
 //! starting point is `examples/full.yaml`, which therefore has all of them.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+mod mutants;
+
+use std::{collections::BTreeMap, fs};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use self::mutants::{
+    ABOUT_THE_OPERATOR, bounds, example, examples, is_leaf_of_ours, join, mutants, visit,
+};
 use super::{
     Defaults,
     build::{Prepared, Resources, build, config},
@@ -15,41 +20,8 @@ use super::{
 };
 use crate::crd::{TileProxy, crd};
 
-/// Parts of Kubernetes' own types, which go into children as they are.
-const FOREIGN: [&str; 8] = [
-    "affinity",
-    "extraEnv",
-    "networkPolicy.allowAdminFrom",
-    "networkPolicy.allowFrom",
-    "podSecurityContext.seLinuxOptions",
-    "resources",
-    "tolerations",
-    "topologySpreadConstraints",
-];
-
-/// Fields that decide what the operator does, and show in no child.
-const ABOUT_THE_OPERATOR: [&str; 2] = ["cache.retention.whenScaled", "paused"];
-
 /// Fields that say only how another is to be understood: each change of one alone is refused.
 const REFUSED_ALONE: [&str; 1] = ["dangerAcceptUnsigned"];
-
-/// Strings of every form that some field takes.
-const STRINGS: [&str; 14] = [
-    "other",
-    "7s",
-    "17m",
-    "2h",
-    "21Gi",
-    "200Mi",
-    "https://other.example.net/log/",
-    "http://other.example.net:3128",
-    "@daily",
-    "Europe/Vienna",
-    "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    "debug",
-    "10.9.0.0/16",
-    "rome.example.net/2026h1+e920e5d1+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx",
-];
 
 #[test]
 fn every_field_shows_in_a_child_or_is_refused() {
@@ -62,8 +34,8 @@ fn every_field_shows_in_a_child_or_is_refused() {
     visit(
         &schema,
         &full["spec"],
-        "",
-        "/spec",
+        ("", "/spec"),
+        is_leaf_of_ours,
         &mut |field, pointer, schema| {
             let shown = seen.entry(field.to_owned()).or_insert(false);
             for mutant in mutants(&full, pointer, schema) {
@@ -137,8 +109,8 @@ fn whatever_is_combined_is_refused_or_built_and_taken_by_the_proxy() {
     visit(
         &spec_schema(),
         &full["spec"],
-        "",
-        "/spec",
+        ("", "/spec"),
+        is_leaf_of_ours,
         &mut |_, pointer, schema| places.push((pointer.to_owned(), schema.clone())),
     );
     let (mut built, mut refused) = (0, 0);
@@ -191,107 +163,17 @@ fn shows(base: &Resources<Prepared>, mutant: &ValidProxy) -> bool {
     build(mutant) != *base
 }
 
-/// Variants of `object` that differ at `pointer`, and in nothing else.
-fn mutants(object: &Value, pointer: &str, schema: &Value) -> Vec<Value> {
-    let have = object.pointer(pointer).expect("visited");
-    let values: Vec<Value> = match have {
-        Value::Bool(yes) => vec![json!(!yes)],
-        Value::Number(_) => {
-            let (min, max) = bounds(schema);
-            [min - 1, min, min + 1, max, max + 1]
-                .map(Value::from)
-                .to_vec()
-        }
-        Value::String(_) => match schema["enum"].as_array() {
-            Some(variants) => variants.clone(),
-            None => STRINGS.map(Value::from).to_vec(),
-        },
-        Value::Array(_) => vec![json!([])],
-        Value::Object(_) => vec![json!({})],
-        Value::Null => Vec::new(),
-    };
-    let set = values.into_iter().map(|value| {
-        let mut mutant = object.clone();
-        if let Some(place) = mutant.pointer_mut(pointer) {
-            *place = value;
-        }
-        mutant
-    });
-    set.chain(without(object, pointer)).collect()
-}
-
-/// `object` without what is at `pointer`.
-fn without(object: &Value, pointer: &str) -> Option<Value> {
-    let (parent, key) = pointer.rsplit_once('/')?;
-    let mut mutant = object.clone();
-    match mutant.pointer_mut(parent)? {
-        Value::Object(map) => map.remove(key),
-        Value::Array(items) => Some(items.remove(key.parse().ok()?)),
-        _ => None,
-    };
-    Some(mutant)
-}
-
-fn bounds(schema: &Value) -> (i64, i64) {
-    let bound = |name: &str| {
-        // Written as a number with a fraction by some schemas.
-        let bound = schema[name].as_f64().expect("a bounded number");
-        format!("{bound:.0}").parse::<i64>().expect("whole")
-    };
-    (bound("minimum"), bound("maximum"))
-}
-
 fn within(value: Option<&Value>, schema: &Value) -> bool {
     let Some(number) = value.and_then(Value::as_i64) else {
         return true;
     };
-    let (min, max) = bounds(schema);
+    let (min, max) = bounds(schema).expect("a bounded number");
     (min..=max).contains(&number)
-}
-
-/// Calls `see` with the name, the place and the schema of every leaf that `value` has.
-fn visit(
-    schema: &Value,
-    value: &Value,
-    field: &str,
-    pointer: &str,
-    see: &mut impl FnMut(&str, &str, &Value),
-) {
-    if is_leaf(schema, field) {
-        see(field, pointer, schema);
-        return;
-    }
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map {
-                let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
-                visit(
-                    &schema["properties"][key],
-                    value,
-                    &join(field, key),
-                    &pointer,
-                    see,
-                );
-            }
-        }
-        Value::Array(items) => {
-            for (at, value) in items.iter().enumerate() {
-                visit(
-                    &schema["items"],
-                    value,
-                    field,
-                    &format!("{pointer}/{at}"),
-                    see,
-                );
-            }
-        }
-        _ => panic!("{field} is neither a leaf nor holds any"),
-    }
 }
 
 /// The names of every leaf that there is.
 fn leaves(schema: &Value, field: &str, found: &mut Vec<String>) {
-    if is_leaf(schema, field) {
+    if is_leaf_of_ours(schema, field) {
         found.push(field.to_owned());
     } else if schema["items"].is_object() {
         leaves(&schema["items"], field, found);
@@ -300,16 +182,6 @@ fn leaves(schema: &Value, field: &str, found: &mut Vec<String>) {
             leaves(property, &join(field, key), found);
         }
     }
-}
-
-fn is_leaf(schema: &Value, field: &str) -> bool {
-    let composite = schema["properties"].is_object() || schema["items"].is_object();
-    FOREIGN.contains(&field) || !composite
-}
-
-fn join(field: &str, key: &str) -> String {
-    let dot = if field.is_empty() { "" } else { "." };
-    format!("{field}{dot}{key}")
 }
 
 /// Keys of `value` that `schema` does not know, which the API server would drop.
@@ -337,14 +209,4 @@ fn unknown_keys(schema: &Value, value: &Value, path: &str, unknown: &mut Vec<Str
 fn spec_schema() -> Value {
     let crd = serde_json::to_value(crd()).expect("a tree");
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
-}
-
-fn example(name: &str) -> Value {
-    let text = fs::read_to_string(examples().join(name)).expect(name);
-    let object: Map<String, Value> = serde_saphyr::from_str(&text).expect(name);
-    Value::Object(object)
-}
-
-fn examples() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples")
 }

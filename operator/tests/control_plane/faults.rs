@@ -119,6 +119,16 @@ impl Faults {
         self.state().calls.clone()
     }
 
+    /// The newest that is no watch, which begins anew by itself.
+    pub(crate) fn last_asked(&self) -> Option<Call> {
+        let state = self.state();
+        state
+            .calls
+            .iter()
+            .rfind(|call| call.verb != "watch")
+            .cloned()
+    }
+
     /// Those that changed something, or were meant to and were not refused.
     pub(crate) fn written(&self) -> Vec<Call> {
         let mut calls = self.calls();

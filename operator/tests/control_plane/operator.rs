@@ -105,6 +105,25 @@ impl Operator {
         assert!(aborted, "the operator ended by itself");
     }
 
+    /// Fails if it has ended by itself, as by a panic.
+    pub(crate) fn expect_running(&self) {
+        assert!(!self.task.is_finished(), "the operator ended by itself");
+    }
+
+    /// Waits until it has asked for nothing for a while. One in a loop never does; one that repeats
+    /// what failed pauses longer each time, the shortest pause being twice this while.
+    pub(crate) async fn rests(&self) {
+        const A_WHILE: Duration = Duration::from_millis(500);
+        eventually("an operator at rest", async || {
+            self.expect_running();
+            match self.faults.last_asked() {
+                Some(call) if call.at.elapsed() < A_WHILE => Err(call.to_string()),
+                _ => Ok(()),
+            }
+        })
+        .await;
+    }
+
     /// Waits until `times` more reconciles of the TileProxy `name` have begun.
     pub(crate) async fn looks_again(&self, name: &str, times: usize) {
         let wanted = self.faults.reconciles(name) + times;
