@@ -97,6 +97,15 @@ impl Context {
             secrets: Mutex::default(),
         }
     }
+
+    /// The TileProxy `name` is gone: it is not ready any more, and one of the same name starts anew.
+    fn forget(&self, namespace: &str, name: &str) {
+        self.metrics.forget(namespace, name);
+        self.failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&format!("{namespace}/{name}"));
+    }
 }
 
 /// Why a reconcile did not come to its end. All of them are worth a repeat.
@@ -159,18 +168,24 @@ pub async fn reconcile(
 
 async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
     let (namespace, name) = (proxy.namespace().unwrap_or_default(), proxy.name_any());
-    let observed = observe(&ctx.client, &namespace, &name)
-        .await
-        .map_err(Error::Observe)?;
+    let observed = match observe(&ctx.client, &namespace, &name).await {
+        Ok(observed) => observed,
+        Err(error) => {
+            tell_forbidden(ctx, &namespace, &name, &error).await;
+            return Err(Error::Observe(error));
+        }
+    };
     let Some(observed) = observed else {
-        ctx.metrics.forget(&namespace, &name);
+        ctx.forget(&namespace, &name);
         return Ok(Action::await_change()); // the garbage collector removes its children
     };
     let proxy = &observed.proxy;
     let valid = match validate(proxy, &ctx.defaults) {
         Ok(valid) => valid,
         Err(invalid) => {
-            update_status(ctx, proxy, status::refused(proxy, &invalid, now())).await?;
+            let replicas = &observed.children.deployments;
+            let status = status::refused(proxy, &invalid, replicas, now());
+            update_status(ctx, proxy, status).await?;
             return Ok(Action::await_change()); // only another spec helps
         }
     };
@@ -202,9 +217,10 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
     {
         return Ok(Action::await_change());
     }
-    outcome.missing = missing_references(&ctx.client, &valid)
-        .await
-        .map_err(Error::Observe)?;
+    match missing_references(&ctx.client, &valid).await {
+        Ok(missing) => outcome.missing = missing,
+        Err(error) => drop(outcome.failure.get_or_insert(error)),
+    }
     // Also after a failure: what did go through is there, and the rest is what it is about.
     update_status(ctx, proxy, status::applied(proxy, &valid, &outcome, now())).await?;
     let settled = outcome.is_settled(valid.replicas)
@@ -219,6 +235,22 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
     } else {
         UNSETTLED_INTERVAL
     }))
+}
+
+/// Says so in the status, if the children could not be read for lack of a right. Whatever else keeps
+/// them from being read passes, or keeps the status from being written as well.
+async fn tell_forbidden(ctx: &Context, namespace: &str, name: &str, error: &kube::Error) {
+    if !matches!(error, kube::Error::Api(status) if status.is_forbidden()) {
+        return;
+    }
+    let api = Api::<TileProxy>::namespaced(ctx.client.clone(), namespace);
+    let Ok(Some(proxy)) = api.get_opt(name).await else {
+        return; // this one is what may not be read
+    };
+    let status = status::unobserved(&proxy, answer(error), now());
+    if let Err(error) = update_status(ctx, &proxy, status).await {
+        warn!(namespace, name, %error, "a missing right is not told");
+    }
 }
 
 /// Creates the admin Secret where it may be missing: for a TileProxy not seen before, for one that

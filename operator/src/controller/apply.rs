@@ -55,10 +55,18 @@ impl ApplyError {
     where
         K: Resource<DynamicType = ()>,
     {
+        Self::of::<K>(verb, &child.name_any(), source)
+    }
+
+    /// `verb` on the object `name` failed with `source`.
+    pub(super) fn of<K>(verb: &'static str, name: &str, source: kube::Error) -> Self
+    where
+        K: Resource<DynamicType = ()>,
+    {
         Self {
             verb,
             kind: K::kind(&()).into_owned(),
-            name: child.name_any(),
+            name: name.to_owned(),
             source,
         }
     }

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
 
 use super::{
+    apply::ApplyError,
     build::{Kind, Resources, references},
     child::Child,
     names::{Names, query},
@@ -98,18 +99,20 @@ pub async fn observe(
 /// operator may not look at Secrets.
 ///
 /// # Errors
-/// Whatever the API server answered; every read can be repeated.
+/// The read that failed; every one can be repeated.
 pub async fn missing_references(
     client: &Client,
     proxy: &ValidProxy,
-) -> Result<Vec<String>, kube::Error> {
+) -> Result<Vec<String>, ApplyError> {
     let api = Api::<ConfigMap>::namespaced(client.clone(), &proxy.names.namespace);
     let mut missing = Vec::new();
     for reference in references(proxy) {
         if reference.kind != Kind::ConfigMap {
             continue;
         }
-        let found = api.get_opt(&reference.name).await?;
+        let found = api.get_opt(&reference.name).await;
+        let found =
+            found.map_err(|source| ApplyError::of::<ConfigMap>("read", &reference.name, source))?;
         missing.extend(
             lack_of(&reference.name, found.as_ref(), reference.keys())
                 .map(|lack| format!("{lack}, which {} refers to", reference.field)),

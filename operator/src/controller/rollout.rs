@@ -179,9 +179,14 @@ pub fn is_ready(deployment: &Deployment) -> bool {
         && serving.unwrap_or(0) >= 1
 }
 
-/// Why Kubernetes gave up waiting for the Deployment's pod, if it did.
+/// Why Kubernetes gave up waiting for the Deployment's pod, if it did; what it says of an earlier
+/// template is not about this one.
 pub fn stalled(deployment: &Deployment) -> Option<&str> {
-    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let status = deployment.status.as_ref()?;
+    if status.observed_generation < deployment.metadata.generation {
+        return None;
+    }
+    let conditions = status.conditions.as_ref()?;
     let progressing = conditions
         .iter()
         .find(|condition| condition.reason.as_deref() == Some("ProgressDeadlineExceeded"))?;
@@ -195,7 +200,7 @@ pub fn stalled(deployment: &Deployment) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::apps::v1::DeploymentStatus;
+    use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
 
     use super::*;
     use crate::controller::{build::build, fixture::valid};
@@ -291,6 +296,26 @@ mod tests {
         assert!(seen(0, None));
         assert!(!seen(60, None));
         assert!(seen(60, Some(1)));
+    }
+
+    #[test]
+    fn what_kubernetes_said_of_an_earlier_template_is_not_about_this_one() {
+        let seen = |observed| {
+            let mut replica = build(&valid(|_| {})).deployments.remove(0);
+            replica.metadata.generation = Some(2);
+            replica.status = Some(DeploymentStatus {
+                conditions: Some(vec![DeploymentCondition {
+                    reason: Some("ProgressDeadlineExceeded".to_owned()),
+                    message: Some("it has timed out".to_owned()),
+                    ..DeploymentCondition::default()
+                }]),
+                observed_generation: Some(observed),
+                ..DeploymentStatus::default()
+            });
+            stalled(&replica).map(str::to_owned)
+        };
+        assert_eq!(seen(1), None);
+        assert_eq!(seen(2).as_deref(), Some("it has timed out"));
     }
 
     const MISSING: Standing = Standing::Missing;

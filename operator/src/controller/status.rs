@@ -66,9 +66,38 @@ pub fn applied(
 }
 
 /// The status of a TileProxy that was refused: what runs goes on, and is still told about.
-pub fn refused(proxy: &TileProxy, invalid: &Invalid, now: Timestamp) -> TileProxyStatus {
-    let old = proxy.status.clone().unwrap_or_default();
+pub fn refused(
+    proxy: &TileProxy,
+    invalid: &Invalid,
+    deployments: &[Deployment],
+    now: Timestamp,
+) -> TileProxyStatus {
+    let mut old = proxy.status.clone().unwrap_or_default();
+    for instance in &mut old.instances {
+        instance.ready = find(deployments, &instance.name).is_some_and(is_ready);
+    }
+    // Of those that the last valid spec asked for.
+    let (ready, all) = (
+        old.instances.iter().filter(|i| i.ready).count(),
+        old.instances.len(),
+    );
+    old.ready_replicas = count(ready);
+    if all > 0 {
+        old.ready = format!("{ready}/{all}");
+    }
     refusal(old, invalid.to_string(), proxy.metadata.generation, now)
+}
+
+/// The status of a TileProxy whose children the operator may not read: whatever else it said is as old
+/// as its generation.
+pub fn unobserved(proxy: &TileProxy, message: String, now: Timestamp) -> TileProxyStatus {
+    let old = proxy.status.clone().unwrap_or_default();
+    let findings = vec![Finding::yes(Type::Degraded, Reason::Forbidden, message)];
+    let generation = old.observed_generation;
+    TileProxyStatus {
+        conditions: merge(old.conditions.clone(), findings, generation, now),
+        ..old
+    }
 }
 
 /// As [`refused`], for a resource that does not even have the right shape.

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, Stream, StreamExt as _, future};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::CronJob,
@@ -84,12 +84,19 @@ fn start(
 ) -> (reflector::Store<Root>, impl Future<Output = ()> + use<>) {
     let client = &ctx.client;
     let (store, writer) = reflector::store();
+    let forgetful = ctx.clone();
     let proxies = watcher(api::<Root>(client, namespace), watcher::Config::default())
         .default_backoff()
         .reflect(writer)
+        .inspect_ok(move |event| {
+            if let watcher::Event::Delete(proxy) = event {
+                forgetful.forget(&proxy.namespace().unwrap_or_default(), &proxy.name_any());
+            }
+        })
         .applied_objects()
         // Our own status updates are no reason to look again.
         .predicate_filter(predicates::generation, PredicateConfig::default());
+    let context = ctx.clone();
     let run = Controller::for_stream(proxies, store.clone())
         .trigger_backoff(NoBackoff)
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -107,12 +114,18 @@ fn start(
         )
         .graceful_shutdown_on(stop)
         .run(reconcile, error_policy, ctx.clone())
-        .for_each(async |result| match result {
-            Ok((proxy, _)) => debug!(%proxy, "reconciled"),
-            // Triggered by a child of a TileProxy that is gone: nothing to do.
-            Err(controller::Error::ObjectNotFound(proxy)) => debug!(%proxy, "gone"),
-            Err(controller::Error::QueueError(error)) => interrupted(&error),
-            Err(_) => {} // logged with its pause by the error policy
+        .for_each(move |result| {
+            match result {
+                Ok((proxy, _)) => debug!(%proxy, "reconciled"),
+                // Triggered by a child of a TileProxy that is gone, whose end a watch may have missed.
+                Err(controller::Error::ObjectNotFound(proxy)) => {
+                    context.forget(proxy.namespace.as_deref().unwrap_or_default(), &proxy.name);
+                    debug!(%proxy, "gone");
+                }
+                Err(controller::Error::QueueError(error)) => interrupted(&error),
+                Err(_) => {} // logged with its pause by the error policy
+            }
+            future::ready(())
         });
     (store, run)
 }

@@ -11,6 +11,7 @@ use crate::{
     calls::Call,
     faults::{Fault, Faults},
     operator::{Operator, Setup},
+    program::Program,
     world::{World, eventually},
 };
 
@@ -64,4 +65,24 @@ async fn a_namespace_that_goes_is_not_written_to_again_and_again() {
     let writes: Vec<_> = calls.iter().filter(|call| call.is_write()).collect();
     assert_eq!(writes[0].answer, Some(403), "{writes:?}");
     assert!(writes.len() <= 2, "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_tileproxy_that_is_gone_is_not_counted_any_more() {
+    const READY: &str = "tile_proxy_operator_resource_ready";
+    let world = World::new("uncounted").await;
+    let program = Program::start(&world, false, &[]);
+    world.create("rome", 1, json!({})).await;
+    world.settles("rome").await;
+    let counts = async |want: f64| {
+        eventually("the metric", async || {
+            let ready = program.metric(READY);
+            if ready == want { Ok(()) } else { Err(ready) }
+        })
+        .await;
+    };
+    counts(1.0).await;
+    // At once, so that nobody is told that it is going.
+    world.kubectl(&["delete", "tp/rome", "--cascade=background"]);
+    counts(0.0).await;
 }

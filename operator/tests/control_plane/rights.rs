@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     program::Program,
-    world::{RELEASE, SYSTEM, World, eventually},
+    world::{Plane, RELEASE, SYSTEM, World, eventually, find, reason},
 };
 
 /// Rights that no request shows, as the API server writes them, and who asks for each.
@@ -60,6 +60,43 @@ async fn every_right_of_the_chart_is_used() {
     })
     .await;
     println!("{expected} rights are granted, and used");
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_named_until_it_is_there() {
+    let world = World::on(Plane::own(&[]), "missing-right").await;
+    let program = Program::start(&world, false, &[]);
+    world.create("rome", 1, json!({})).await;
+    world.settles("rome").await;
+    let role = ["get", "clusterrole", RELEASE, "--output=json"];
+    let role: Value = serde_json::from_str(&world.kubectl(&role)).expect("JSON");
+    let without = |resource: &str| -> Value {
+        let rules =
+            list(&role["rules"]).filter(|rule| !list(&rule["resources"]).any(|r| r == resource));
+        rules.cloned().collect()
+    };
+    for resource in ["cronjobs", "deployments"] {
+        let grant = |rules: &Value| {
+            let patch = json!({"rules": rules}).to_string();
+            world.kubectl(&[
+                "patch",
+                "clusterrole",
+                RELEASE,
+                "--type=merge",
+                "--patch",
+                &patch,
+            ]);
+        };
+        grant(&without(resource));
+        let proxy = world.awaits("rome", "Degraded", "True").await;
+        assert_eq!(reason(&proxy, "Degraded"), "Forbidden");
+        let said = find(&proxy, "Degraded").map_or("", |c| &c.message);
+        let names_it = said.contains("cannot list resource") && said.contains(resource);
+        assert!(names_it, "{said}");
+        grant(&role["rules"]);
+        world.awaits("rome", "Degraded", "False").await;
+    }
+    program.stop();
 }
 
 /// Waits until `right` was used.

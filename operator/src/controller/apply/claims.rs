@@ -165,14 +165,7 @@ impl Writer<'_> {
         let now = match api.get(&names.name).await {
             Ok(now) => now,
             Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(false),
-            Err(source) => {
-                return Err(ApplyError {
-                    verb: "read",
-                    kind: "TileProxy".to_owned(),
-                    name: names.name.clone(),
-                    source,
-                });
-            }
+            Err(source) => return Err(ApplyError::of::<TileProxy>("read", &names.name, source)),
         };
         let used = (0..now.spec.replicas.max(0))
             .filter_map(|ordinal| u16::try_from(ordinal).ok())

@@ -167,6 +167,7 @@ fn stall(outcome: &mut Outcome) {
             reason: Some("ProgressDeadlineExceeded".to_owned()),
             ..DeploymentCondition::default()
         }]),
+        observed_generation: Some(1),
         ..DeploymentStatus::default()
     });
 }
@@ -277,13 +278,21 @@ fn a_refused_resource_still_tells_what_runs() {
     let mut proxy = fixture::proxy(|_| {});
     proxy.status = Some(status_after(|_| {}));
     let invalid = fixture::parsed(|p| p.spec.upstreams.clear()).expect_err("no upstream");
-    let status = refused(&proxy, &invalid, at(200));
+    let deployments = outcome(&fixture::valid(|_| {}), |_| {})
+        .resources
+        .deployments;
+    let status = refused(&proxy, &invalid, &deployments, at(200));
     assert_eq!(
         condition(&status, Type::Accepted),
         ("False".to_owned(), "InvalidSpec".to_owned())
     );
     assert_eq!(status.ready_replicas, 2);
     assert_eq!(status.url, "http://rome2026h1.verifiers.svc:8080");
+
+    let status = refused(&proxy, &invalid, &deployments[..1], at(300));
+    assert_eq!((status.ready_replicas, &*status.ready), (1, "1/2"));
+    let ready: Vec<bool> = status.instances.iter().map(|i| i.ready).collect();
+    assert_eq!(ready, [true, false]);
 }
 
 #[test]
