@@ -1,4 +1,4 @@
-//! Where things are: the checkout, the cache outside of it, and the node's state.
+//! Where things are: the checkout, and the cache outside of it.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -31,11 +31,6 @@ pub fn cache() -> Result<PathBuf> {
         );
     }
     Ok(cache)
-}
-
-/// The folder that holds the node: its certificates, its `/var`, its logs. Removed by `down`.
-pub fn node_state() -> PathBuf {
-    PathBuf::from("/var/lib/tile-proxy-cluster")
 }
 
 /// Where cargo puts what it builds, and where we put logs and images.

@@ -158,6 +158,10 @@ fn is_ours(words: &[&str]) -> bool {
     let [_, namespace, name] = words else {
         return true; // no such line is expected, so it had better be looked at
     };
+    // Where the cluster keeps what it is made of; with kind, that has our name in it as well.
+    if CLUSTERS_OWN.contains(namespace) {
+        return false;
+    }
     let ours = ["tile-proxy", "tileproxies", "tessera", "oslo", "verifier"];
     let namespaces = [OPERATOR_NAMESPACE, ELSEWHERE];
     let namespaced = namespaces.contains(namespace) || namespaces.contains(name);
@@ -168,12 +172,7 @@ fn is_ours(words: &[&str]) -> bool {
 }
 
 fn may_stay(words: &[&str]) -> bool {
-    match words {
-        ["PersistentVolumeClaim", NAMESPACE, name] => KEPT.contains(name),
-        // The kubelets', which are named after their nodes.
-        ["Lease", "kube-node-lease", _] => true,
-        _ => false,
-    }
+    matches!(words, ["PersistentVolumeClaim", NAMESPACE, name] if KEPT.contains(name))
 }
 
 fn uninstall(scene: &Scene<'_>) -> Result<()> {
@@ -188,6 +187,14 @@ fn uninstall(scene: &Scene<'_>) -> Result<()> {
 
 /// A namespace that the operator is not told to look at.
 const ELSEWHERE: &str = "elsewhere";
+
+/// Namespaces in which neither the chart nor the operator has ever written.
+const CLUSTERS_OWN: [&str; 4] = [
+    "kube-system",
+    "kube-public",
+    "kube-node-lease",
+    "local-path-storage",
+];
 
 const KEPT: [&str; 3] = [
     "tessera-replica-0",
