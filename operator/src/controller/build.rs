@@ -157,3 +157,5 @@ pub(super) fn digest(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upgrade;
