@@ -38,7 +38,7 @@ pub fn applied(
     let findings = vec![
         Finding::yes(Type::Accepted, Reason::Valid, "the spec is valid"),
         paused(valid),
-        degraded(outcome, &progress, &volumes),
+        degraded(valid, outcome, &progress, &volumes),
         readiness(valid, &replicas, outcome),
         progress,
         volumes,
@@ -253,7 +253,12 @@ fn progressing(replicas: &[Replica<'_>]) -> Finding {
     )
 }
 
-fn degraded(outcome: &Outcome, progress: &Finding, volumes: &Finding) -> Finding {
+fn degraded(
+    valid: &ValidProxy,
+    outcome: &Outcome,
+    progress: &Finding,
+    volumes: &Finding,
+) -> Finding {
     if let Some(failure) = &outcome.failure {
         return Finding::yes(Type::Degraded, reason_of(failure), failure.to_string());
     }
@@ -286,11 +291,12 @@ fn degraded(outcome: &Outcome, progress: &Finding, volumes: &Finding) -> Finding
         );
         return Finding::yes(Type::Degraded, Reason::UnknownKind, message);
     }
-    Finding::no(
-        Type::Degraded,
-        Reason::AsExpected,
-        "nothing needs attention",
-    )
+    let message = if valid.paused {
+        "nothing that runs needs attention; what is in the way of changes shows once spec.paused is false"
+    } else {
+        "nothing needs attention"
+    };
+    Finding::no(Type::Degraded, Reason::AsExpected, message)
 }
 
 fn paused(valid: &ValidProxy) -> Finding {

@@ -10,6 +10,7 @@
 //! `cargo test -p tile-proxy-operator --features control-plane --test control_plane scaling`.
 //! Which property is shown where: docs/testing.md.
 
+mod audit;
 mod calls;
 mod faults;
 mod kubelet;

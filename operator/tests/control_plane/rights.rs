@@ -1,11 +1,12 @@
 //! P25: the operator has every right that it needs, which all tests show, and none that it does not
 //! use.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use crate::{
+    audit,
     program::Program,
     world::{Plane, RELEASE, SYSTEM, World, eventually, find, reason},
 };
@@ -142,20 +143,9 @@ fn granted(world: &World) -> BTreeSet<String> {
 /// Verb and resource of everything that the operator was allowed in the namespace of `world` and in
 /// its own, by the API server's account.
 fn used(world: &World) -> BTreeSet<String> {
-    let operator = format!("system:serviceaccount:{SYSTEM}:{RELEASE}");
-    let log = fs::read_to_string(world.plane.control().audit_log()).expect("an audit log");
     let mut used = BTreeSet::new();
-    // The last line may not be whole yet.
-    let events = log
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok());
-    for event in events.filter(|event: &Value| event["user"]["username"] == *operator) {
+    for event in audit::allowed(world) {
         let object = &event["objectRef"];
-        let here = [&world.namespace, SYSTEM].contains(&text(&object["namespace"]));
-        let decision = &event["annotations"]["authorization.k8s.io/decision"];
-        if !here || decision != "allow" {
-            continue;
-        }
         let resource = match object["subresource"].as_str() {
             Some(subresource) => format!("{}/{subresource}", text(&object["resource"])),
             None => text(&object["resource"]).to_owned(),

@@ -205,6 +205,24 @@ fn a_refused_child_degrades_and_leaves_the_rest_of_the_status_true() {
 }
 
 #[test]
+fn while_paused_nobody_says_that_nothing_is_in_the_way() {
+    let said = |paused| {
+        let valid = fixture::valid(|proxy| proxy.spec.paused = paused);
+        let outcome = outcome(&valid, |_| {});
+        let status = applied(&fixture::proxy(|_| {}), &valid, &outcome, at(100));
+        let mut conditions = status.conditions.into_iter();
+        let degraded = conditions.find(|c| c.type_ == "Degraded");
+        degraded.expect("the condition").message
+    };
+    assert_eq!(said(false), "nothing needs attention");
+    assert!(
+        said(true).contains("spec.paused is false"),
+        "{}",
+        said(true)
+    );
+}
+
+#[test]
 fn what_pods_wait_for_is_named() {
     let valid = fixture::valid(|proxy| {
         proxy.spec.tls = Some(Tls {
