@@ -150,7 +150,7 @@ pub enum Event<'a> {
     VerifyFailure {
         /// Name of the log.
         log: &'a str,
-        /// `tile`, `edge`, `bundle` or `checkpoint`.
+        /// `tile`, `edge`, `bundle`, `entry` or `checkpoint`.
         kind: &'a str,
         /// Who sent it.
         upstream: &'a str,

@@ -7,6 +7,7 @@ pub mod admin;
 mod coding;
 mod connection;
 mod rate;
+mod rekor_v1;
 mod respond;
 mod server;
 mod tiles;
@@ -36,7 +37,7 @@ use self::{
 };
 use crate::{
     audit::Audit, cache::Cache, config::Source, log::Asker, logs::Logs, metrics::Metrics,
-    sync::Syncs,
+    rekor_v1::RekorV1, sync::Syncs,
 };
 
 /// What a listener is for.
@@ -178,13 +179,22 @@ async fn route(session: &Session, request: Request<Incoming>) -> Reply {
     let Some(service) = site.service.get() else {
         return plain::unavailable("the proxy is starting: another process still has its cache");
     };
-    let found = service.logs.of_path(path);
+    // Its own: the request goes on with its body.
+    let path = path.to_owned();
+    let found = service.logs.of_path(&path);
+    if let Ok((followed, path)) = &found
+        && let Some(log) = followed.as_rekor_v1()
+    {
+        let reply = of_rekor_v1(site, log, request, path, limited).await;
+        log.counts().answered(reply.status());
+        return reply;
+    }
     let reply = match (limited, request.method()) {
         (Some(wait), _) => plain::too_many(wait),
         (None, &Method::GET | &Method::HEAD) => match &found {
-            Ok((log, path)) => {
+            Ok((followed, path)) => {
                 let headers = request.headers();
-                tiles::route(site, service, log, headers, path, asker).await
+                tiles::route(site, service, &followed.log, headers, path, asker).await
             }
             Err(error) => plain::not_found(&error.to_string()),
         },
@@ -192,10 +202,33 @@ async fn route(session: &Session, request: Request<Incoming>) -> Reply {
         _ => plain::method_not_allowed("GET, HEAD, OPTIONS"),
     };
     // What names no log is nobody's.
-    if let Ok((log, _)) = found {
-        log.counts().answered(reply.status());
+    if let Ok((followed, _)) = found {
+        followed.log.counts().answered(reply.status());
     }
     reply
+}
+
+/// Answers what is asked of a log without tiles.
+async fn of_rekor_v1(
+    site: &Site,
+    log: &Arc<RekorV1>,
+    request: Request<Incoming>,
+    path: &str,
+    limited: Option<Duration>,
+) -> Reply {
+    let is_api = path.starts_with(rekor_v1::API);
+    match (limited, request.method()) {
+        (Some(wait), _) if is_api => rekor_v1::too_many(wait),
+        (Some(wait), _) => plain::too_many(wait),
+        (None, &Method::OPTIONS) => plain::preflight(request.headers()),
+        (None, _) if is_api => rekor_v1::answer(site, log, request, path).await,
+        (None, &Method::GET | &Method::HEAD) => match path {
+            "checkpoint" => rekor_v1::checkpoint(site, log).await,
+            path if path.starts_with("tile/") => plain::not_found(rekor_v1::NO_TILES),
+            _ => plain::not_found("a Rekor v1 log has `checkpoint` and `api/v1/log/…`"),
+        },
+        (None, _) => plain::method_not_allowed("GET, HEAD, OPTIONS"),
+    }
 }
 
 /// Whether another replica asks. Whoever only says so is a client like any other.

@@ -8,7 +8,8 @@ mod ask;
 mod error;
 pub mod fetch;
 mod fill;
-mod follow;
+pub(crate) mod follow;
+pub(crate) mod following;
 mod offer;
 mod restore;
 pub mod stored;
@@ -120,7 +121,7 @@ pub struct Log {
     /// Size of the largest checkpoint that was ever stored, also if it cannot be read any more:
     /// nothing smaller is served.
     least: AtomicU64,
-    following: follow::Following,
+    following: following::Following,
     /// By resource, and whether peers are asked for it.
     flights: Flights<(Resource, bool), Fetched, ReadError>,
     /// Numbers of peers in records, by name and URL.
@@ -175,7 +176,7 @@ impl Log {
             trusted: ArcSwapOption::empty(),
             floor: ArcSwapOption::empty(),
             least: AtomicU64::new(0),
-            following: follow::Following::default(),
+            following: following::Following::default(),
             flights,
             peer_numbers: Mutex::default(),
             refresh_ms: AtomicU64::new(0),

@@ -18,11 +18,12 @@ use tracing::{info, warn};
 
 use crate::{
     audit::Audit,
-    cache::Cache,
-    config::{LogSettings, REKOR_V2_PREFIX, Settings},
+    cache::{Cache, LogStore},
+    config::{Kind, LogSettings, REKOR_V2_PREFIX, Settings, Signers},
     log::{Log, LogOptions},
     metrics::Metrics,
     peers::Peers,
+    rekor_v1::RekorV1,
     trust::TrustedKeys,
     upstream::{Upstream, Upstreams, race::Rules as RaceRules, retry::Backoff},
 };
@@ -46,8 +47,96 @@ pub struct Logs {
 pub struct Followed {
     /// As the configuration has it.
     pub settings: LogSettings,
-    /// The log.
+    /// The log, as one with tiles.
     pub log: Arc<Log>,
+    /// The same as a Rekor v1 log, if it is or may be one.
+    rekor_v1: Option<Arc<RekorV1>>,
+}
+
+impl Followed {
+    /// The log as a Rekor v1 log, if it is one: because the configuration says so, or because that was
+    /// found out, now or before this start.
+    pub fn as_rekor_v1(&self) -> Option<&Arc<RekorV1>> {
+        let rekor = self.rekor_v1.as_ref()?;
+        let is_one = match self.settings.kind {
+            Kind::RekorV1 => true,
+            _ => self.log.trusted().is_none() && (rekor.is_known() || self.log.is_rekor_v1()),
+        };
+        is_one.then_some(rekor)
+    }
+
+    /// What protocol it speaks, in the words of the configuration.
+    pub fn kind(&self) -> &'static str {
+        match self.settings.kind {
+            _ if self.as_rekor_v1().is_some() => "rekor-v1",
+            Kind::RekorV2 => "rekor-v2",
+            Kind::Auto if self.log.trusted().is_none() => "auto",
+            _ => "tlog-tiles",
+        }
+    }
+
+    /// Follows it for ever, as what it is or turns out to be.
+    async fn follow(self) {
+        loop {
+            if self.as_rekor_v1().is_none_or(|rekor| !rekor.is_known())
+                && self.settings.kind != Kind::RekorV1
+            {
+                // Ends when an upstream says that there are no tiles to follow.
+                Arc::clone(&self.log).follow().await;
+            }
+            let Some(rekor) = &self.rekor_v1 else {
+                return;
+            };
+            // Saying so is not enough: until something is trusted, tiles are looked for as well.
+            let followed = rekor.refresh().await;
+            if followed.is_ok() || rekor.is_known() || self.settings.kind == Kind::RekorV1 {
+                Arc::clone(rekor).follow().await;
+            }
+            tokio::time::sleep(rekor.refresh_interval()).await;
+        }
+    }
+
+    /// Uses other keys, another interval, and another part of the disk.
+    fn follow_with(&self, signers: &Signers, interval: Duration, disk_share: u64) {
+        self.log.follow_with(signers, interval);
+        self.log.set_disk_share(disk_share);
+        if let Some(rekor) = &self.rekor_v1 {
+            rekor.follow_with(signers, interval);
+            rekor.set_disk_share(disk_share);
+        }
+    }
+
+    /// Follows it no further: on return no refresh is under way, and none begins.
+    async fn retire(&self) {
+        self.log.retire().await;
+        if let Some(rekor) = &self.rekor_v1 {
+            rekor.retire().await;
+        }
+    }
+
+    fn resume(&self) {
+        self.log.resume();
+        if let Some(rekor) = &self.rekor_v1 {
+            rekor.resume();
+        }
+    }
+
+    /// Lets another log have its part of the cache.
+    fn release(&self) {
+        if let Some(store) = self.log.store() {
+            store.release();
+        }
+        for shard in self.rekor_v1.iter().flat_map(|rekor| rekor.shards()) {
+            shard.store().release();
+        }
+    }
+
+    /// Whether it has the hash of an origin for a name.
+    fn has_hash(&self, hash: &str) -> bool {
+        let shards = self.rekor_v1.iter().flat_map(|rekor| rekor.shards());
+        let of_log = self.log.store().is_some_and(|store| store.has_hash(hash));
+        of_log || shards.into_iter().any(|shard| shard.store().has_hash(hash))
+    }
 }
 
 /// Why a path is not one of a log.
@@ -120,18 +209,42 @@ impl Logs {
 
     /// The log that paths without a prefix mean.
     pub fn default_log(&self) -> Option<Arc<Log>> {
+        self.default().map(|followed| followed.log)
+    }
+
+    fn default(&self) -> Option<Followed> {
         let all = self.all.load();
         let default = all.iter().find(|followed| followed.settings.default);
-        default.map(|followed| Arc::clone(&followed.log))
+        default.cloned()
     }
 
     /// The log with this name, or with this hex SHA-256 of its origin.
     pub fn find(&self, name: &str) -> Option<Arc<Log>> {
+        self.find_followed(name).map(|followed| followed.log)
+    }
+
+    /// The parts of the cache that a log has: one, or one for each shard.
+    pub fn stores_of(&self, name: &str) -> Option<Vec<Arc<LogStore>>> {
+        let followed = self.find_followed(name)?;
+        let shards = followed.rekor_v1.iter().flat_map(|rekor| rekor.shards());
+        let shards = shards.map(|shard| Arc::clone(shard.store()));
+        Some(
+            followed
+                .log
+                .store()
+                .cloned()
+                .into_iter()
+                .chain(shards)
+                .collect(),
+        )
+    }
+
+    fn find_followed(&self, name: &str) -> Option<Followed> {
         let all = self.all.load();
-        let has_hash = |log: &Log| log.store().is_some_and(|store| store.has_hash(name));
         let named = all.iter().find(|followed| followed.settings.name == name);
-        let found = named.or_else(|| all.iter().find(|followed| has_hash(&followed.log)));
-        found.map(|followed| Arc::clone(&followed.log))
+        named
+            .or_else(|| all.iter().find(|followed| followed.has_hash(name)))
+            .cloned()
     }
 
     /// The log that a path is of, and what of the path names the resource: before it may stand the
@@ -139,16 +252,16 @@ impl Logs {
     ///
     /// # Errors
     /// [`NoSuchLog`].
-    pub fn of_path<'a>(&self, path: &'a str) -> Result<(Arc<Log>, &'a str), NoSuchLog> {
+    pub fn of_path<'a>(&self, path: &'a str) -> Result<(Followed, &'a str), NoSuchLog> {
         let path = path.strip_prefix('/').unwrap_or(path);
         let is_resource = path.starts_with("tile/") || path == "checkpoint";
         let prefixed = match path.split_once('/') {
-            Some((name, rest)) if !is_resource => self.find(name).map(|log| (log, rest)),
+            Some((name, rest)) if !is_resource => self.find_followed(name).map(|log| (log, rest)),
             _ => None,
         };
         let (log, path) = match prefixed {
             Some(found) => found,
-            None => (self.default_log().ok_or_else(|| self.no_such_log())?, path),
+            None => (self.default().ok_or_else(|| self.no_such_log())?, path),
         };
         Ok((log, path.strip_prefix(REKOR_V2_PREFIX).unwrap_or(path)))
     }
@@ -194,11 +307,10 @@ impl Logs {
                 .zip(shares)
                 .map(async |(log, share)| match named(&log.name) {
                     Some(before) if before.settings.follows_as(log) => {
-                        before.log.follow_with(&log.signers, interval);
-                        before.log.set_disk_share(share);
+                        before.follow_with(&log.signers, interval, share);
                         Ok(Followed {
                             settings: log.clone(),
-                            log: Arc::clone(&before.log),
+                            ..before.clone()
                         })
                     }
                     before => self.replace(before, log, share, interval).await,
@@ -229,7 +341,7 @@ impl Logs {
         let opened = match self.prepare(log) {
             Ok(prepared) => {
                 if let Some(before) = before {
-                    before.log.retire().await;
+                    before.retire().await;
                 }
                 prepared.open(share)
             }
@@ -237,7 +349,7 @@ impl Logs {
         };
         match opened {
             Ok(followed) => {
-                followed.log.follow_with(&log.signers, interval);
+                followed.follow_with(&log.signers, interval, share);
                 self.begin(&followed);
                 info!(log = log.name, "log followed as configured now");
                 Ok(followed)
@@ -246,7 +358,7 @@ impl Logs {
                 let error = format!("{error:#}");
                 warn!(log = log.name, error, "log not followed as configured now");
                 if let Some(before) = before {
-                    before.log.resume();
+                    before.resume();
                 }
                 Err((before.cloned(), format!("log `{}`: {error}", log.name)))
             }
@@ -256,7 +368,7 @@ impl Logs {
     /// Begins what goes on for a log, in place of what went on under its name.
     fn begin(&self, followed: &Followed) {
         let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&followed.log).follow());
+        tasks.spawn(followed.clone().follow());
         if let Some(peers) = followed.log.peers() {
             tasks.spawn(Arc::clone(peers).follow());
         }
@@ -266,12 +378,10 @@ impl Logs {
     /// Follows a log no longer. What is stored of it stays.
     async fn end(&self, followed: &Followed) {
         let name = &followed.settings.name;
-        followed.log.retire().await;
+        followed.retire().await;
         let tasks = self.tasks().remove(name);
         drop(tasks);
-        if let Some(store) = followed.log.store() {
-            store.release();
-        }
+        followed.release();
         let upstreams = followed.settings.upstreams.iter();
         let upstreams: Vec<&str> = upstreams.map(|upstream| upstream.name.as_str()).collect();
         self.metrics.forget_log(name, &upstreams);
@@ -305,10 +415,18 @@ impl Logs {
         Ok(Prepared {
             logs: self,
             log,
-            keys: TrustedKeys::read(&log.signers_key, &log.signers)?,
-            upstreams: self.upstreams(log)?,
+            log_parts: self.parts(log)?,
+            rekor_parts: match log.kind {
+                Kind::Auto | Kind::RekorV1 => Some(self.parts(log)?),
+                Kind::RekorV2 | Kind::TlogTiles => None,
+            },
             peers: peers.map(Arc::new),
         })
+    }
+
+    fn parts(&self, log: &LogSettings) -> anyhow::Result<(TrustedKeys, Upstreams)> {
+        let keys = TrustedKeys::read(&log.signers_key, &log.signers)?;
+        Ok((keys, self.upstreams(log)?))
     }
 
     /// The upstreams of a log; connects to nothing.
@@ -333,34 +451,17 @@ impl Logs {
         Ok(Upstreams::new(&log.name, all, failover, rules))
     }
 
-    fn tasks(&self) -> MutexGuard<'_, HashMap<String, JoinSet<()>>> {
-        // Each write adds or removes a whole entry, so a poisoned map is still a sound one.
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A log that can be followed.
-struct Prepared<'a> {
-    logs: &'a Logs,
-    log: &'a LogSettings,
-    keys: TrustedKeys,
-    upstreams: Upstreams,
-    peers: Option<Arc<Peers>>,
-}
-
-impl Prepared<'_> {
-    /// Takes the log up where the cache has left it.
-    fn open(self, disk_share: u64) -> anyhow::Result<Followed> {
-        let Self {
-            logs,
-            log,
-            keys,
-            upstreams,
-            peers,
-        } = self;
-        let config = &logs.settings.config;
+    /// How a log is followed.
+    fn options(
+        &self,
+        log: &LogSettings,
+        (keys, upstreams): (TrustedKeys, &Upstreams),
+        disk_share: u64,
+        peers: Option<Arc<Peers>>,
+    ) -> LogOptions {
+        let config = &self.settings.config;
         let max_wait = Duration::from_millis(config.coalescing.max_wait_ms);
-        let options = LogOptions {
+        LogOptions {
             name: log.name.clone(),
             origin: log.origin.clone(),
             keys,
@@ -373,14 +474,56 @@ impl Prepared<'_> {
             checkpoint_bytes: config.limits.checkpoint_bytes,
             disk_share,
             peers,
-            audit: logs.audit.clone(),
-        };
-        let (cache, metrics) = (Arc::clone(&logs.cache), Arc::clone(&logs.metrics));
-        let opened = Log::new(options, upstreams, cache, metrics)
+            audit: self.audit.clone(),
+        }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, HashMap<String, JoinSet<()>>> {
+        // Each write adds or removes a whole entry, so a poisoned map is still a sound one.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A log that can be followed.
+struct Prepared<'a> {
+    logs: &'a Logs,
+    log: &'a LogSettings,
+    /// Keys and upstreams, for the log as one with tiles.
+    log_parts: (TrustedKeys, Upstreams),
+    /// The same once more, if it is or may be a Rekor v1 log.
+    rekor_parts: Option<(TrustedKeys, Upstreams)>,
+    peers: Option<Arc<Peers>>,
+}
+
+impl Prepared<'_> {
+    /// Takes the log up where the cache has left it.
+    fn open(self, disk_share: u64) -> anyhow::Result<Followed> {
+        let Self {
+            logs,
+            log,
+            log_parts: (keys, upstreams),
+            rekor_parts,
+            peers,
+        } = self;
+        let cache = || (Arc::clone(&logs.cache), Arc::clone(&logs.metrics));
+        let options = logs.options(log, (keys, &upstreams), disk_share, peers);
+        let (in_cache, metrics) = cache();
+        let opened = Log::new(options, upstreams, in_cache, metrics)
             .context("cannot read what was trusted before")?;
+        let rekor_v1 = match rekor_parts {
+            Some((keys, upstreams)) => {
+                let options = logs.options(log, (keys, &upstreams), disk_share, None);
+                let (in_cache, metrics) = cache();
+                let passthrough = log.passthrough;
+                let opened = RekorV1::new(options, passthrough, upstreams, in_cache, metrics);
+                Some(opened.context("cannot read what was trusted before")?)
+            }
+            None => None,
+        };
         Ok(Followed {
             settings: log.clone(),
             log: Arc::new(opened),
+            rekor_v1: rekor_v1.map(Arc::new),
         })
     }
 }
@@ -392,7 +535,9 @@ impl LogSettings {
         // Destructured without `..`: a new setting does not compile until it is decided here.
         let Self {
             name,
+            kind,
             origin,
+            passthrough,
             upstreams,
             signers_key,
             // Told, or looked up in the settings.
@@ -401,6 +546,8 @@ impl LogSettings {
             cache_share: _,
         } = self;
         *name == other.name
+            && *kind == other.kind
+            && *passthrough == other.passthrough
             && *origin == other.origin
             && *upstreams == other.upstreams
             && *signers_key == other.signers_key

@@ -57,7 +57,7 @@ pub struct Metrics {
     /// `unreachable`.
     pub peer_fallbacks: IntCounterVec,
     /// `tile_proxy_request_duration_seconds{log, kind}`: time to answer a client. `kind` is
-    /// `checkpoint`, `tile` or `bundle`.
+    /// `checkpoint`, `tile`, `bundle` or `entry`.
     pub request_duration: HistogramVec,
     /// `tile_proxy_responses_total{log, status}`: answers to clients. `status` is one of
     /// [`STATUSES`], or `other`.
@@ -82,8 +82,8 @@ pub struct Metrics {
     /// `tile_proxy_coalesced_total{log}`: requests that waited for another one's fetch.
     pub coalesced: IntCounterVec,
     /// `tile_proxy_verify_failures_total{log, kind, upstream}`: responses that are not in the
-    /// trusted tree. `kind` is `tile`, `edge`, `bundle` or `checkpoint`. Any increase deserves a
-    /// look.
+    /// trusted tree. `kind` is `tile`, `edge`, `bundle`, `entry` or `checkpoint`. Any increase deserves
+    /// a look.
     pub verify_failures: IntCounterVec,
     /// `tile_proxy_split_views_total{log}`: checkpoints that contradict the trusted one. Look at
     /// the evidence.
@@ -335,6 +335,7 @@ impl Metrics {
             checkpoint_duration: duration("checkpoint"),
             tile_duration: duration("tile"),
             bundle_duration: duration("bundle"),
+            entry_duration: duration("entry"),
             responses: STATUSES.map(|code| status(&code.to_string())),
             other_responses: status("other"),
         }
@@ -408,6 +409,8 @@ pub struct LogMetrics {
     pub tile_duration: Histogram,
     /// See [`Metrics::request_duration`], `kind` `bundle`.
     pub bundle_duration: Histogram,
+    /// Time to answer with a Rekor v1 entry.
+    pub entry_duration: Histogram,
     responses: [IntCounter; STATUSES.len()],
     other_responses: IntCounter,
 }

@@ -205,6 +205,7 @@ impl Peers {
             learns: false,
             ca: None,
             authorization: Some(self.token.clone()),
+            write_url: None,
             peer: true,
         };
         let metrics = self.metrics.peer(&self.log, &member.name);

@@ -23,7 +23,11 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use tokio::{sync::Semaphore, time::Instant};
+use http::StatusCode;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use tracing::{info, warn};
 use url::Url;
 
@@ -31,6 +35,7 @@ pub(crate) use self::web::{CHECKPOINT_AGE, HOP, How, ONLY_IF_CACHED, USER_AGENT,
 pub use self::{
     all::{Asked, Upstreams},
     error::FetchError,
+    web::{Answered, Passed},
 };
 use self::{rekor::Bases, web::Got};
 use crate::{config::UpstreamSettings, metrics::UpstreamMetrics, note};
@@ -73,6 +78,8 @@ struct Health {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Question {
     Checkpoint,
+    /// An entry by itself, which may well not exist.
+    Entry,
     Tile,
 }
 
@@ -147,6 +154,41 @@ impl Upstream {
         got.map(|got| got.bytes)
     }
 
+    /// Fetches what its API has at `path`, which may have a query.
+    async fn api(&self, path: &str, limit: usize, how: &How) -> Result<Bytes, FetchError> {
+        let got = self.request(&self.settings.url, path, limit, how).await;
+        match got {
+            Ok(got) => Ok(got.bytes),
+            // Of an API, this says that part of it is switched off.
+            Err(FetchError::ReadElsewhere { upstream }) => Err(FetchError::Status {
+                upstream,
+                status: StatusCode::NOT_IMPLEMENTED,
+                quiet: None,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Hands on a client's request, once.
+    async fn pass(&self, request: &Passed, limit: usize) -> Result<Answered, FetchError> {
+        let base = match &self.settings.write_url {
+            Some(write_url) if request.writes => write_url,
+            _ => &self.settings.url,
+        };
+        let url = base
+            .join(&request.path)
+            .map_err(|error| self.network(error.to_string()))?;
+        let _slot = self.slot().await?;
+        let begin = Instant::now();
+        let answered = self.web.pass(url, request, limit).await;
+        let status = match &answered {
+            Ok(answered) => answered.status.as_str(),
+            Err(error) => error.status(),
+        };
+        self.metrics.observe(status, begin.elapsed());
+        answered
+    }
+
     /// Asks for everything below this path from now on.
     pub(crate) fn is_below(&self, path: &str) {
         if let Ok(base) = self.settings.url.join(path) {
@@ -215,19 +257,10 @@ impl Upstream {
         limit: usize,
         how: &How,
     ) -> Result<Got, FetchError> {
-        let network = |message: String| FetchError::Network {
-            upstream: self.name().to_owned(),
-            message,
-        };
         let url = base
             .join(path)
-            .map_err(|error| network(error.to_string()))?;
-        // Never closed, so it is always had.
-        let _slot = self
-            .slots
-            .acquire()
-            .await
-            .map_err(|error| network(error.to_string()))?;
+            .map_err(|error| self.network(error.to_string()))?;
+        let _slot = self.slot().await?;
         let left = self.quiet_for();
         if !left.is_zero() {
             return Err(FetchError::Throttled {
@@ -251,6 +284,20 @@ impl Upstream {
         outcome
     }
 
+    /// A place among the requests under way.
+    async fn slot(&self) -> Result<SemaphorePermit<'_>, FetchError> {
+        // Never closed, so it is always had.
+        let slot = self.slots.acquire().await;
+        slot.map_err(|error| self.network(error.to_string()))
+    }
+
+    fn network(&self, message: String) -> FetchError {
+        FetchError::Network {
+            upstream: self.name().to_owned(),
+            message,
+        }
+    }
+
     /// Asks it again from now on, whatever it said and turned out to be: a person knows better.
     fn forget(&self) {
         let mut health = self.health();
@@ -266,8 +313,8 @@ impl Upstream {
             .unwrap_or_default()
     }
 
-    /// Says that it has no tile to give, once for each kind of reason until it works again.
-    fn complain(&self, log: &str, error: &FetchError) {
+    /// Says that it has no tile or entry to give, once for each kind of reason until it works again.
+    fn complain(&self, log: &str, question: Question, error: &FetchError) {
         if matches!(error, FetchError::Throttled { .. }) {
             return; // what it said then was told
         }
@@ -276,19 +323,26 @@ impl Upstream {
         if health.said.len() < MOST_SAID && !health.said.contains_key(kind) {
             health.said.insert(kind.to_owned(), Instant::now());
             drop(health);
-            warn!(log, upstream = self.name(), %error, "tile not read from upstream");
+            match question {
+                Question::Entry => {
+                    warn!(log, upstream = self.name(), %error, "entry not read from upstream");
+                }
+                Question::Checkpoint | Question::Tile => {
+                    warn!(log, upstream = self.name(), %error, "tile not read from upstream");
+                }
+            }
         }
     }
 
     /// Remembers how a question ended: what came was right, or why not.
     fn note(&self, question: Question, outcome: Result<(), String>) {
         let mut health = self.health();
-        if question == Question::Tile && outcome.is_ok() {
+        if question != Question::Checkpoint && outcome.is_ok() {
             health.said.retain(|_, at| at.elapsed() < SAID_EVERY);
         }
         match question {
             Question::Checkpoint => health.checkpoint = Some(outcome),
-            Question::Tile => health.tile = Some(outcome),
+            Question::Entry | Question::Tile => health.tile = Some(outcome),
         }
         drop(health);
         self.metrics.healthy(self.is_healthy().unwrap_or_default());

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -74,12 +74,33 @@ impl Cache {
     /// # Errors
     /// When something could not be removed; the rest is.
     pub async fn prune(&self, only: Option<&LogStore>, prune: &Prune) -> io::Result<PruneReport> {
-        let directory = only.map(|store| store.directory.clone());
+        let directories = only.map(|store| vec![store.directory.clone()]);
+        self.prune_in(directories, prune).await
+    }
+
+    /// As [`Cache::prune`], of several parts of the cache as if they were one.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn prune_all_of(
+        &self,
+        stores: &[Arc<LogStore>],
+        prune: &Prune,
+    ) -> io::Result<PruneReport> {
+        let directories = stores.iter().map(|store| store.directory.clone());
+        self.prune_in(Some(directories.collect()), prune).await
+    }
+
+    async fn prune_in(
+        &self,
+        directories: Option<Vec<PathBuf>>,
+        prune: &Prune,
+    ) -> io::Result<PruneReport> {
         let (base, stores) = (self.base.clone(), Arc::clone(&self.stores));
         let found = tokio::task::spawn_blocking(move || {
             let logs = scan_all(&base, &stores).into_iter();
-            let wanted = |store: &LogStore| match &directory {
-                Some(directory) => store.directory == *directory,
+            let wanted = |store: &LogStore| match &directories {
+                Some(directories) => directories.contains(&store.directory),
                 None => true,
             };
             let logs: Vec<_> = logs.filter(|(store, _)| wanted(store)).collect();

@@ -15,7 +15,7 @@ use self::{
 };
 use super::{EXIT_CONFIG, EXIT_FAILURE, fail};
 use crate::{
-    config::{Interval, Source},
+    config::{Interval, Kind, Source},
     note::vkey::VerifierKey,
 };
 
@@ -102,7 +102,7 @@ impl Inspect {
                 report.caching.checkpoint = checkpoint.caching();
                 let edge = probe.edge(&base, &report.checkpoint).await;
                 report.add_edge(edge);
-                report.add_configuration(&base, &self.keys);
+                report.add_configuration(&base, Kind::Auto, &self.keys);
                 Ok(report)
             }
             Found::RekorV1 {
@@ -112,7 +112,7 @@ impl Inspect {
             } => {
                 let mut report = Report::of_note(&base, probe::LogKind::RekorV1, &note, keys)?;
                 report.caching.checkpoint = caching;
-                report.add_rekor_v1();
+                report.add_configuration(&base, Kind::RekorV1, &self.keys);
                 Ok(report)
             }
         }

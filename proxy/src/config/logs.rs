@@ -14,8 +14,12 @@ pub struct LogSettings {
     pub name: String,
     /// Whether paths without a prefix mean this log.
     pub default: bool,
+    /// What protocol its upstreams speak.
+    pub kind: Kind,
     /// First line of its checkpoints; `None` is learned from the first verified one.
     pub origin: Option<String>,
+    /// Whether requests that are not answered here are handed on, if it is a Rekor v1 log.
+    pub passthrough: bool,
     /// Who may sign its checkpoints.
     pub signers: Signers,
     /// Path of the key in the configuration that says so.
@@ -66,7 +70,9 @@ pub(super) fn logs(
         problems.push(Problem::new("tuf.validate_checkpoint_signature", message));
     }
     if config.logs.is_empty() {
-        return vec![the_one(config, problems, warnings)];
+        let log = the_one(config, problems, warnings);
+        of_rekor_v1(config, std::slice::from_ref(&log), "", problems, warnings);
+        return vec![log];
     }
     for (key, given) in [
         ("upstream_url", config.upstream_url.is_some()),
@@ -101,7 +107,39 @@ pub(super) fn logs(
     if let [only] = all.as_mut_slice() {
         only.default = true;
     }
+    of_rekor_v1(config, &all, "logs", problems, warnings);
     all
+}
+
+/// Finds what only a Rekor v1 log can have, and what it cannot.
+fn of_rekor_v1(
+    config: &Config,
+    logs: &[LogSettings],
+    list: &str,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) {
+    for (i, log) in logs.iter().enumerate() {
+        let key = |key: &str| match list {
+            "" => key.to_owned(),
+            list => format!("{list}[{i}].{key}"),
+        };
+        if log.kind == Kind::RekorV1 && log.signers == Signers::Anyone {
+            let message = "`rekor-v1` needs `public_keys`: when an entry was logged, and where, is \
+                           vouched for by a key and by nothing else";
+            problems.push(Problem::new(&key("kind"), message));
+        }
+    }
+    let may_be = |log: &LogSettings| matches!(log.kind, Kind::Auto | Kind::RekorV1);
+    if config.passthrough && !logs.iter().any(may_be) {
+        let message = "has no effect: only requests to a Rekor v1 log are handed on";
+        warnings.push(Problem::new("passthrough", message));
+    }
+    let mut upstreams = logs.iter().flat_map(|log| &log.upstreams);
+    if !config.passthrough && upstreams.any(|upstream| upstream.write_url.is_some()) {
+        let message = "is missing: without it, nothing is handed on to a `write_url`";
+        warnings.push(Problem::new("passthrough", message));
+    }
 }
 
 /// The log of the short form, which has no name of its own.
@@ -114,7 +152,9 @@ fn the_one(
     LogSettings {
         name: DEFAULT_LOG.to_owned(),
         default: true,
+        kind: config.kind,
         origin: given(&config.origin),
+        passthrough: config.passthrough,
         signers,
         signers_key: key_of("public_keys"),
         upstreams: upstreams_of_the_one(config, problems, warnings),
@@ -240,7 +280,9 @@ fn one_of_several(
     LogSettings {
         name: name.clone(),
         default: *default,
+        kind: *kind,
         origin: given(origin),
+        passthrough: config.passthrough,
         signers,
         signers_key: key_of(&key("public_keys")),
         upstreams,

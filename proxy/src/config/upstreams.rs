@@ -31,6 +31,8 @@ pub struct UpstreamSettings {
     pub ca: Option<Source>,
     /// Value of the `Authorization` header, for the host of `url` alone.
     pub authorization: Option<Source>,
+    /// Where writes go, if not to `url`; ends with a slash.
+    pub write_url: Option<Url>,
     /// Whether this is another replica, and `authorization` the token that peers share.
     pub peer: bool,
 }
@@ -112,7 +114,7 @@ impl Place {
             timeout,
             ca,
             authorization,
-            write_url: _, // refused in `unbuilt`
+            write_url,
         } = upstream;
         let key = |key: &str| format!("{}{key}", self.prefix);
         let [url_key, tiles_key] = &self.keys;
@@ -120,12 +122,36 @@ impl Place {
             problems.push(Problem::new(url_key, "is missing; give the log's base URL"));
             return None;
         };
-        let wrong = [(url_key, Some(&url)), (tiles_key, tile_base_url.as_ref())]
-            .into_iter()
-            .find_map(|(key, url)| wrong_url(key, url?));
+        let write_key = &key("write_url");
+        let wrong = [
+            (url_key, Some(&url)),
+            (tiles_key, tile_base_url.as_ref()),
+            (write_key, write_url.as_ref()),
+        ]
+        .into_iter()
+        .find_map(|(key, url)| wrong_url(key, url?));
         if let Some(problem) = wrong {
             problems.push(problem);
             return None;
+        }
+        if kind == Kind::RekorV1 {
+            if url.scheme() == "file" {
+                let message = "is of a Rekor v1 log, which is a server: give its `https://` URL";
+                problems.push(Problem::new(url_key, message));
+            }
+            if tile_base_url.is_some() {
+                let message = "is of a Rekor v1 log, which has no tiles; remove it";
+                problems.push(Problem::new(tiles_key, message));
+            }
+        }
+        if let Some(write_url) = write_url {
+            if write_url.scheme() == "file" {
+                problems.push(Problem::new(write_key, "must be a server's"));
+            }
+            if matches!(kind, Kind::RekorV2 | Kind::TlogTiles) {
+                let message = "is for Rekor v1: writes to other logs are not handed on; remove it";
+                problems.push(Problem::new(write_key, message));
+            }
         }
         if timeout.is_some_and(|timeout| timeout.0 < MIN_TIMEOUT) {
             problems.push(Problem::new(&key("timeout"), "must be at least `100ms`"));
@@ -175,6 +201,7 @@ impl Place {
             learns: kind == Kind::Auto,
             ca: ca.clone(),
             authorization: authorization.clone(),
+            write_url: write_url.clone().map(with_final_slash),
             peer: false,
         })
     }
@@ -335,6 +362,26 @@ mod tests {
             (
                 "upstreams: [{url: 'file:///a', authorization: x}]",
                 "upstreams[0].authorization: needs a server",
+            ),
+            (
+                "kind: rekor-v1, upstream_url: 'file:///srv/log'",
+                "upstream_url: is of a Rekor v1 log, which is a server",
+            ),
+            (
+                "kind: rekor-v1, upstream_url: 'http://a/', tile_base_url: 'http://a/'",
+                "tile_base_url: is of a Rekor v1 log, which has no tiles",
+            ),
+            (
+                "upstreams: [{url: 'http://a/', write_url: 'ftp://a/'}]",
+                "upstreams[0].write_url: must start with",
+            ),
+            (
+                "upstreams: [{url: 'http://a/', write_url: 'file:///a'}]",
+                "upstreams[0].write_url: must be a server's",
+            ),
+            (
+                "kind: tlog-tiles, upstreams: [{url: 'http://a/', write_url: 'http://b/'}]",
+                "upstreams[0].write_url: is for Rekor v1",
             ),
         ] {
             let problems = check(&format!("tile_proxy: {{public_keys: [k], {keys}}}"));

@@ -163,7 +163,11 @@ pub(super) fn too_many(wait: Duration) -> Reply {
 /// happens to keys and disks later must not take every replica out of service at once.
 fn ready(site: &Site, service: &Service) -> Reply {
     let logs = service.logs.all();
-    let barred = logs.iter().find(|followed| followed.log.is_barred());
+    let is_barred = |followed: &&Followed| match followed.as_rekor_v1() {
+        Some(rekor) => rekor.is_barred(),
+        None => followed.log.is_barred(),
+    };
+    let barred = logs.iter().find(is_barred);
     if let Some(barred) = barred.filter(|_| !site.was_ready.load(Ordering::Relaxed)) {
         let message = format!(
             "log `{}`: no configured key signed the checkpoint in the cache, or its tiles are damaged",
@@ -182,11 +186,20 @@ fn metrics(site: &Site) -> Reply {
             gauge.set(bytes as f64);
         };
         let mut rest = service.cache.usage().bytes();
-        for Followed { log, .. } in service.logs.all().iter() {
-            let bytes = log.store().map_or(0, |store| store.usage.bytes.get());
+        for followed in service.logs.all().iter() {
+            let (log, rekor) = (&followed.log, followed.as_rekor_v1());
+            let bytes = match rekor {
+                Some(rekor) => {
+                    let shards = rekor.shards();
+                    let bytes = shards.iter().map(|shard| shard.store().usage.bytes.get());
+                    bytes.sum()
+                }
+                None => log.store().map_or(0, |store| store.usage.bytes.get()),
+            };
             rest = rest.saturating_sub(bytes);
             size(log.name(), bytes);
-            if let Some(age) = log.served_age() {
+            let age = rekor.map_or_else(|| log.served_age(), |rekor| rekor.served_age());
+            if let Some(age) = age {
                 let gauge = &site.metrics.checkpoint_age;
                 let gauge = gauge.with_label_values(&[log.name()]);
                 gauge.set(age.as_secs_f64());

@@ -10,7 +10,7 @@ use http_body_util::Full;
 pub(super) type Reply = Response<Full<Bytes>>;
 
 /// Seconds after which a client may ask again for what is not to be had now.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+pub(super) const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// Reads are for every page of every site.
 pub(super) const CORS: (HeaderName, HeaderValue) = (

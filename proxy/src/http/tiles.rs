@@ -1,7 +1,10 @@
 //! What clients read: checkpoint, tiles and entry bundles, with the headers that let others cache
 //! them, too.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -23,7 +26,7 @@ use crate::{
 };
 
 /// What the checkpoint's signature is not worth, when it is not worth what it should be.
-const TRUST: HeaderName = HeaderName::from_static("tile-proxy-trust");
+pub(super) const TRUST: HeaderName = HeaderName::from_static("tile-proxy-trust");
 
 /// Nobody's key is known: `danger_accept_unsigned`.
 const UNSIGNED: HeaderValue = HeaderValue::from_static("unsigned");
@@ -78,26 +81,28 @@ async fn checkpoint(site: &Site, log: &Arc<Log>) -> Reply {
         Ok(trusted) => trusted,
         Err(error) => return failed(&error),
     };
-    let age = log.served_age();
     let text = reply(
         StatusCode::OK,
         "text/plain; charset=utf-8",
         trusted.note.clone(),
     );
-    let text = with(
-        text,
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache"),
-    );
+    let mut text = aged(text, site, log.served_age());
+    if log.accepts_unsigned() {
+        text = with(text, TRUST, UNSIGNED);
+    }
+    text
+}
+
+/// What is true until the log grows, with how long ago it said so.
+pub(super) fn aged(text: Reply, site: &Site, age: Option<Duration>) -> Reply {
+    let no_cache = HeaderValue::from_static("no-cache");
+    let text = with(text, header::CACHE_CONTROL, no_cache);
     let (name, value) = CORS;
     let mut text = with(text, name, value);
     text.headers_mut().insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static("tile-proxy-checkpoint-age, tile-proxy-trust"),
     );
-    if log.accepts_unsigned() {
-        text = with(text, TRUST, UNSIGNED);
-    }
     if let Some(age) = age {
         text = with(text, CHECKPOINT_AGE, HeaderValue::from(age.as_secs()));
     }
@@ -186,7 +191,7 @@ fn immutable(body: Body, coding: Option<Coding>, headers: &HeaderMap) -> Reply {
 }
 
 /// Whether the client has what this tag names.
-fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+pub(super) fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     let lists = headers.get_all(header::IF_NONE_MATCH);
     lists.iter().any(|tags| names(tags, etag))
 }

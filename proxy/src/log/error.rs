@@ -5,6 +5,7 @@ use std::{mem::discriminant, time::Duration};
 use super::verify::NotProven;
 use crate::{
     note::{NoteError, checkpoint::CheckpointFormatError},
+    rekor_v1::api::ApiError,
     tlog::path::Resource,
     upstream::FetchError,
 };
@@ -46,6 +47,9 @@ pub enum ReadError {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FollowError {
+    /// Not what such a log answers.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// The edge tiles do not fold to the root. Accuses the upstream, not the log.
     #[error("edge tiles of tree size {size} are wrong: {source}")]
     Edge {
@@ -85,6 +89,9 @@ pub enum FollowError {
         /// First line of the offered checkpoint.
         got: String,
     },
+    /// A tree head that is not what stands beside it.
+    #[error("the signed tree head has another size or root than is stated beside it")]
+    OtherTree,
     /// The same log, two histories. Both notes are kept as evidence.
     #[error("split view: tree sizes {trusted} and {offered} are not of one history")]
     SplitView {
@@ -128,11 +135,13 @@ impl FollowError {
     /// Whether what was offered is wrong, rather than out of reach.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Edge { .. }
+            Self::Api(_)
+            | Self::Edge { .. }
             | Self::Fetch(FetchError::ReadElsewhere { .. } | FetchError::RekorV1 { .. })
             | Self::Format(_)
             | Self::Note(_)
             | Self::Origin { .. }
+            | Self::OtherTree
             | Self::SplitView { .. }
             | Self::Taken { .. } => true,
             Self::Fetch(_)
@@ -145,8 +154,20 @@ impl FollowError {
         }
     }
 
+    /// The one that is told of what several upstreams came to: the first of those that say most.
+    pub(crate) fn that_says_most(errors: impl Iterator<Item = Self>) -> Option<Self> {
+        // `max_by_key` would give the last.
+        errors.reduce(|told, error| {
+            if error.weight() > told.weight() {
+                error
+            } else {
+                told
+            }
+        })
+    }
+
     /// How much it says: of what several upstreams came to, the greatest is told.
-    pub(super) fn weight(&self) -> u8 {
+    fn weight(&self) -> u8 {
         match self {
             Self::SplitView { .. } => 3,
             _ if self.is_refusal() => 2,
@@ -157,7 +178,7 @@ impl FollowError {
 
     /// Whether both are the same news. Numbers in them may differ: a throttled log counts down the
     /// seconds, a growing one its size.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
         let fetch = |error: &Self| match error {
             Self::Fetch(source) | Self::Tiles { source, .. } => Some(discriminant(source)),
             _ => None,

@@ -198,9 +198,7 @@ impl Log {
             return Ok((Giver::Upstream(place), had));
         }
         let errors = finish.passed.into_iter().map(|(_, passed)| why(passed));
-        Err(errors
-            .max_by_key(FollowError::weight)
-            .unwrap_or(FollowError::Offline))
+        Err(FollowError::that_says_most(errors).unwrap_or(FollowError::Offline))
     }
 
     /// The spine of `old` in the trusted tree.

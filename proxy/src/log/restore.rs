@@ -13,6 +13,7 @@ use crate::{
     audit::Event,
     cache::{LogStore, files::StoredCheckpoint, usage::Counters},
     note::{self, checkpoint::Checkpoint},
+    rekor_v1,
     trust::{Reload, Trust},
 };
 
@@ -31,6 +32,9 @@ impl Log {
         }
         for origin in origins {
             let stored = self.cache.log(&origin).files.read_checkpoints()?;
+            if stored.iter().any(rekor_v1::shard::is_of_shard) {
+                continue; // it has no tiles
+            }
             let ours = |stored| Restored::new(stored, &origin, &self.options.keys.current());
             if stored
                 .iter()

@@ -70,6 +70,7 @@ impl Remote {
             learns: false,
             ca,
             authorization: None,
+            write_url: None,
             peer: false,
         };
         let client = match metadata.scheme() {

@@ -13,8 +13,8 @@ use tracing::{debug, info, warn};
 use super::{
     FetchError, Question, Upstream,
     order::Order,
-    race::{Answer, Finish, Passed, Rules, race},
-    web::How,
+    race::{self, Answer, Finish, Rules, race},
+    web::{Answered, How, Passed},
 };
 
 /// The upstreams of a log. None in offline mode.
@@ -94,6 +94,14 @@ impl Asked {
     pub async fn tile(&self, path: &str, limit: usize) -> Result<Bytes, FetchError> {
         self.upstream.tile(path, limit, &self.how).await
     }
+
+    /// Fetches what its API has at `path`, such as `api/v1/log?stable=true`, unverified.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn api(&self, path: &str, limit: usize) -> Result<Bytes, FetchError> {
+        self.upstream.api(path, limit, &self.how).await
+    }
 }
 
 impl Upstreams {
@@ -144,6 +152,60 @@ impl Upstreams {
             self.rearrange(|order| order.tile_proven(*by));
         }
         finish
+    }
+
+    /// Asks for an entry by itself: as for a tile, but that it does not exist speaks against nobody.
+    pub async fn entry<'a, T, E>(&'a self, ask: impl Fn(Asked) -> Answer<'a, T, E>) -> Finish<T, E>
+    where
+        T: Send + 'a,
+        E: Display + Send + 'a,
+    {
+        let order = self.order().for_tiles(|place| self.is_quiet(place));
+        let finish = self.race(&order, self.rules, Question::Entry, ask).await;
+        if let Some((by, _)) = &finish.won {
+            self.rearrange(|order| order.tile_proven(*by));
+        }
+        finish
+    }
+
+    /// Asks for what an API proves of a tree: first whoever offered it.
+    pub async fn proof<'a, T, E>(
+        &'a self,
+        offerer: usize,
+        ask: impl Fn(Asked) -> Answer<'a, T, E>,
+    ) -> Finish<T, E>
+    where
+        T: Send + 'a,
+        E: Display + Send + 'a,
+    {
+        let order = self
+            .order()
+            .for_tree_of(offerer, |place| self.is_quiet(place));
+        self.race(&order, self.rules, Question::Entry, ask).await
+    }
+
+    /// Hands on a client's request. What reads may be asked of the next upstream when one cannot be
+    /// reached; what writes goes to one place, once.
+    ///
+    /// # Errors
+    /// That of the first one asked.
+    pub async fn pass(&self, request: &Passed, limit: usize) -> Result<Answered, FetchError> {
+        let mut order = self.order().for_tiles(|place| self.is_quiet(place));
+        if request.writes {
+            order = self.order().for_checkpoint();
+            order.truncate(1);
+        }
+        let mut first_error = None;
+        for upstream in order.iter().filter_map(|place| self.all.get(*place)) {
+            match upstream.pass(request, limit).await {
+                Ok(answered) => return Ok(answered),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(first_error.unwrap_or_else(|| FetchError::Network {
+            upstream: self.log.clone(),
+            message: "there is no upstream".to_owned(),
+        }))
     }
 
     /// Asks for tiles of a tree: first whoever offered it, as others may not have it yet.
@@ -227,7 +289,7 @@ impl Upstreams {
         question: Question,
         slow_after: Duration,
         answer: Answer<'_, T, E>,
-    ) -> Result<T, Passed<E>> {
+    ) -> Result<T, race::Passed<E>> {
         let mut watch = Watch {
             asked,
             question,
@@ -239,12 +301,19 @@ impl Upstreams {
         watch.ended = true;
         let noted = match &outcome {
             Ok(_) => Ok(()),
-            Err(Passed::Fetch(error)) => Err(error.to_string()),
-            Err(Passed::Wrong(error)) => Err(error.to_string()),
+            Err(race::Passed::Fetch(FetchError::NotFound { .. }))
+                if question == Question::Entry =>
+            {
+                Ok(())
+            }
+            Err(race::Passed::Fetch(error)) => Err(error.to_string()),
+            Err(race::Passed::Wrong(error)) => Err(error.to_string()),
         };
         let upstream = &watch.asked.upstream;
-        if let (Err(Passed::Fetch(error)), Question::Tile) = (&outcome, question) {
-            upstream.complain(&self.log, error);
+        if let (Err(race::Passed::Fetch(error)), Err(_)) = (&outcome, &noted)
+            && question != Question::Checkpoint
+        {
+            upstream.complain(&self.log, question, error);
         }
         if let Err(error) = &noted {
             debug!(

@@ -58,10 +58,7 @@ pub enum FetchError {
         upstream: String,
     },
     /// A log without tiles.
-    #[error(
-        "{upstream} speaks Rekor v1, which has neither checkpoint nor tiles to read; it cannot be \
-         followed yet: give the URL of a log with tiles"
-    )]
+    #[error("{upstream} speaks Rekor v1, which has neither checkpoint nor tiles to read")]
     RekorV1 {
         /// Name of the upstream.
         upstream: String,

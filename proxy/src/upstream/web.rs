@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use url::Url;
 
 use super::{
@@ -60,14 +60,59 @@ pub(crate) struct Web {
     name: String,
     timeout: Duration,
     ca: Option<Reread>,
-    /// The client, and the authorities it was made with; made anew when they change.
-    client: Mutex<(Option<Arc<str>>, reqwest::Client)>,
+    clients: Mutex<Clients>,
     /// With the only place it is for.
     authorization: Option<(Reread, url::Origin)>,
     /// Times in a row that it said it is asked too often.
     refusals: AtomicU32,
     /// Whether this is another replica.
     peer: bool,
+}
+
+/// Clients, and the authorities they were made with; made anew when these change.
+#[derive(Debug)]
+struct Clients {
+    pem: Option<Arc<str>>,
+    reading: reqwest::Client,
+    /// Made when something is handed on for the first time.
+    passing: Option<reqwest::Client>,
+}
+
+/// What a client is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Purpose {
+    /// Handing on a request as it is: whoever made it is told of a redirect.
+    Passing,
+    /// Another replica.
+    Peer,
+    /// Reading a log.
+    Reading,
+}
+
+/// A client's request that is handed on.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    /// Its method.
+    pub method: Method,
+    /// Path and query below the upstream's URL.
+    pub path: String,
+    /// What of its headers is handed on.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// Whether it writes, and goes to `write_url`.
+    pub writes: bool,
+}
+
+/// What was answered to that, whatever it is.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// Its status.
+    pub status: StatusCode,
+    /// All of its headers.
+    pub headers: HeaderMap,
+    /// Its body, decompressed.
+    pub body: Bytes,
 }
 
 /// What a server sent.
@@ -94,6 +139,11 @@ impl Web {
     /// When authorities or the credential cannot be read or used, or the machine has no usable TLS.
     pub(crate) fn new(settings: &UpstreamSettings) -> anyhow::Result<Self> {
         let timeout = settings.timeout;
+        let purpose = if settings.peer {
+            Purpose::Peer
+        } else {
+            Purpose::Reading
+        };
         let ca = match settings.ca.clone() {
             Some(source) => Some(Reread::new("ca", source, |pem| usable(pem, timeout))?),
             None => None,
@@ -109,7 +159,11 @@ impl Web {
         Ok(Self {
             name: settings.name.clone(),
             timeout,
-            client: Mutex::new((pem.clone(), client(pem.as_deref(), timeout, settings.peer)?)),
+            clients: Mutex::new(Clients {
+                reading: client(pem.as_deref(), timeout, purpose)?,
+                passing: None,
+                pem,
+            }),
             ca,
             authorization,
             refusals: AtomicU32::new(0),
@@ -119,15 +173,9 @@ impl Web {
 
     /// The body of `url`, of at most `limit` bytes once it is decompressed.
     pub(crate) async fn get(&self, url: Url, limit: usize, how: &How) -> Result<Got, FetchError> {
-        let network = |error: reqwest::Error| FetchError::Network {
-            upstream: self.name.clone(),
-            // The innermost cause says most ("connection refused"); URLs stay out of metrics,
-            // messages and clients' eyes.
-            message: innermost(&error.without_url()),
-        };
         let headers = self.headers(&url, how);
         let request = self.client().get(url).headers(headers);
-        let mut response = request.send().await.map_err(network)?;
+        let response = request.send().await.map_err(|error| self.network(error))?;
         how.begun.set();
         if let Some(error) = self.refusal(response.status(), response.headers()) {
             return Err(error);
@@ -136,11 +184,52 @@ impl Web {
         let age = response.headers().get(CHECKPOINT_AGE);
         let age = age.and_then(|age| age.to_str().ok()?.parse().ok());
         let age = age.map(Duration::from_secs);
+        let bytes = self.body(response, limit).await?;
+        Ok(Got { bytes, age })
+    }
+
+    /// Hands on a request, and reads the answer, of at most `limit` bytes.
+    pub(super) async fn pass(
+        &self,
+        url: Url,
+        request: &Passed,
+        limit: usize,
+    ) -> Result<Answered, FetchError> {
+        let mut headers = self.headers(&url, &How::default());
+        headers.extend(request.headers.clone());
+        let client = self.passing_client();
+        let client = client.map_err(|error| FetchError::Network {
+            upstream: self.name.clone(),
+            message: error.to_string(),
+        })?;
+        let sent = client
+            .request(request.method.clone(), url)
+            .headers(headers)
+            .body(request.body.clone())
+            .send();
+        let response = sent.await.map_err(|error| self.network(error))?;
+        Ok(Answered {
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: self.body(response, limit).await?,
+        })
+    }
+
+    /// The body of a response, of at most `limit` bytes once it is decompressed.
+    async fn body(
+        &self,
+        mut response: reqwest::Response,
+        limit: usize,
+    ) -> Result<Bytes, FetchError> {
         let announced = response
             .content_length()
             .and_then(|length| usize::try_from(length).ok());
         let mut body = BytesMut::with_capacity(announced.unwrap_or_default().min(limit));
-        while let Some(chunk) = response.chunk().await.map_err(network)? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.network(error))?
+        {
             // The decompressed length: what a header announces is not believed.
             if body.len() + chunk.len() > limit {
                 return Err(FetchError::TooLarge {
@@ -150,10 +239,16 @@ impl Web {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Got {
-            bytes: body.freeze(),
-            age,
-        })
+        Ok(body.freeze())
+    }
+
+    fn network(&self, error: reqwest::Error) -> FetchError {
+        FetchError::Network {
+            upstream: self.name.clone(),
+            // The innermost cause says most ("connection refused"); URLs stay out of metrics,
+            // messages and clients' eyes.
+            message: innermost(&error.without_url()),
+        }
     }
 
     fn headers(&self, url: &Url, how: &How) -> HeaderMap {
@@ -188,15 +283,38 @@ impl Web {
 
     /// The client, with the authorities as they are now.
     fn client(&self) -> reqwest::Client {
+        self.clients().reading.clone()
+    }
+
+    /// The same for handing on.
+    fn passing_client(&self) -> anyhow::Result<reqwest::Client> {
+        let mut made = self.clients();
+        if let Some(client) = &made.passing {
+            return Ok(client.clone());
+        }
+        let client = client(made.pem.as_deref(), self.timeout, Purpose::Passing)?;
+        Ok(made.passing.insert(client).clone())
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, Clients> {
         let pem = self.ca.as_ref();
         let pem = pem.map(|ca| ca.current(|pem| usable(pem, self.timeout)));
-        let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.0 != pem
-            && let Ok(client) = client(pem.as_deref(), self.timeout, self.peer)
+        let reading = if self.peer {
+            Purpose::Peer
+        } else {
+            Purpose::Reading
+        };
+        let mut made = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.pem != pem
+            && let Ok(client) = client(pem.as_deref(), self.timeout, reading)
         {
-            *made = (pem, client);
+            *made = Clients {
+                pem,
+                reading: client,
+                passing: None,
+            };
         }
-        made.1.clone()
+        made
     }
 
     /// What an answer other than 200 means.
@@ -228,9 +346,12 @@ impl Web {
     }
 }
 
-/// A client that trusts the authorities in `pem` alone, or the system's; for another replica, or for
-/// a log.
-fn client(pem: Option<&str>, timeout: Duration, peer: bool) -> anyhow::Result<reqwest::Client> {
+/// A client that trusts the authorities in `pem` alone, or the system's.
+fn client(
+    pem: Option<&str>,
+    timeout: Duration,
+    purpose: Purpose,
+) -> anyhow::Result<reqwest::Client> {
     let redirects = reqwest::redirect::Policy::custom(|attempt| {
         let same = attempt
             .previous()
@@ -251,12 +372,12 @@ fn client(pem: Option<&str>, timeout: Duration, peer: bool) -> anyhow::Result<re
         .http2_keep_alive_interval(PING_EVERY)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .redirect(redirects);
-    if peer {
+    if purpose != Purpose::Reading {
+        builder = builder.redirect(reqwest::redirect::Policy::none());
+    }
+    if purpose == Purpose::Peer {
         // Replicas are neighbours: the way to them leads through no proxy and to nobody else.
-        builder = builder
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(PEER_CONNECT_TIMEOUT);
+        builder = builder.no_proxy().connect_timeout(PEER_CONNECT_TIMEOUT);
     }
     if let Some(pem) = pem {
         let authorities = reqwest::Certificate::from_pem_bundle(pem.as_bytes())?;
@@ -268,7 +389,7 @@ fn client(pem: Option<&str>, timeout: Duration, peer: bool) -> anyhow::Result<re
 
 /// Whether a client can be made that trusts these authorities.
 fn usable(pem: &str, timeout: Duration) -> Result<(), String> {
-    client(Some(pem), timeout, false)
+    client(Some(pem), timeout, Purpose::Reading)
         .map(drop)
         .map_err(|error| format!("not certificates in PEM: {error:#}"))
 }

@@ -14,6 +14,7 @@ mod logs;
 mod peers;
 mod process;
 mod prune;
+mod rekor;
 mod reload;
 mod standalone;
 mod sync;

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::probe::{Edge, Headers, LogKind};
 use crate::{
-    config::{Config, Source},
+    config::{Config, Kind, Source},
     note::{
         Note, Signature, Signed,
         checkpoint::Checkpoint,
@@ -112,18 +112,14 @@ impl Report {
         self.problems.extend(edge.proof.err());
     }
 
-    pub(super) fn add_rekor_v1(&mut self) {
-        let problem = "this is Rekor v1, which has no tiles: following it is not built yet";
-        self.problems.push(problem.to_owned());
-    }
-
     /// The configuration that follows the log, if nothing speaks against it.
-    pub(super) fn add_configuration(&mut self, base: &Url, keys: &[Source]) {
+    pub(super) fn add_configuration(&mut self, base: &Url, kind: Kind, keys: &[Source]) {
         if !self.problems.is_empty() {
             return;
         }
         let config = Config {
             upstream_url: Some(base.clone()),
+            kind,
             origin: self.origin.clone(),
             public_keys: keys.to_vec(),
             ..Config::default()
@@ -351,7 +347,7 @@ mod tests {
         ] {
             let sources: Vec<Source> = key.into_iter().map(Source::Inline).collect();
             let mut report = report(&[]);
-            report.add_configuration(&base, &sources);
+            report.add_configuration(&base, Kind::Auto, &sources);
             let yaml = report.configuration.expect("nothing speaks against it");
             let config = Config::parse("snippet", &yaml, []).expect(&yaml);
             assert_eq!(config.origin, "rome.example - 2026h1");

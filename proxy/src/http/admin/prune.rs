@@ -5,7 +5,7 @@ use std::{str::FromStr, sync::Arc};
 use http::StatusCode;
 use url::form_urlencoded;
 
-use super::which::named;
+use super::which::Unclear;
 use crate::{
     cache::prune::Prune,
     config::{Interval, Size},
@@ -36,20 +36,24 @@ pub(super) async fn prune(service: &Service, query: &str) -> Reply {
             return json::error(StatusCode::BAD_REQUEST, "malformed", &message);
         }
     };
-    let store = match log.as_deref().map(|name| named(service, name)) {
+    let stores = match log.as_deref().map(|name| service.logs.stores_of(name)) {
         None => None,
-        Some(Err(unclear)) => return unclear.reply(),
-        Some(Ok(log)) => match log.store() {
-            Some(store) => Some(Arc::clone(store)),
-            None => {
-                let message = "the log has no trusted checkpoint yet, so nothing is stored for it";
-                return json::error(StatusCode::NOT_FOUND, "not_cached", message);
-            }
-        },
+        Some(None) => return Unclear::from(service.logs.no_such_log()).reply(),
+        Some(Some(stores)) if stores.is_empty() => {
+            let message = "the log has no trusted checkpoint yet, so nothing is stored for it";
+            return json::error(StatusCode::NOT_FOUND, "not_cached", message);
+        }
+        Some(stores) => stores,
     };
     let cache = Arc::clone(&service.cache);
     // A task of its own: a caller that leaves does not end it half-way.
-    let pruned = tokio::spawn(async move { cache.prune(store.as_deref(), &prune).await }).await;
+    let pruned = tokio::spawn(async move {
+        match stores {
+            Some(stores) => cache.prune_all_of(&stores, &prune).await,
+            None => cache.prune(None, &prune).await,
+        }
+    });
+    let pruned = pruned.await;
     match pruned {
         Ok(Ok(report)) => {
             let total = report.removed.total();

@@ -24,6 +24,8 @@ pub(super) struct Stats {
 #[serde(rename_all = "camelCase")]
 pub(super) struct LogStats {
     pub(super) name: String,
+    /// What it speaks, in the words of the configuration.
+    pub(super) kind: &'static str,
     pub(super) origin: Option<String>,
     pub(super) size: Option<u64>,
     pub(super) root: Option<String>,
@@ -61,14 +63,26 @@ pub(super) fn stats(site: &Site, service: &Service) -> Stats {
 impl LogStats {
     fn of(followed: &Followed) -> Self {
         let log = &followed.log;
+        let rekor = followed.as_rekor_v1();
+        let shard = rekor.and_then(|rekor| rekor.active());
+        let (counts, upstreams, age) = match rekor {
+            Some(rekor) => (rekor.counts(), rekor.upstreams(), rekor.served_age()),
+            None => (log.counts(), log.upstreams(), log.served_age()),
+        };
+        let store = shard
+            .as_ref()
+            .map(|shard| shard.store())
+            .or_else(|| log.store());
         // Since the cache was begun, as far as the last stop or crash let it be written down.
-        let saved = log.store().map(|store| store.saved().clone());
+        let saved = store.map(|store| store.saved().clone());
         let saved = saved.unwrap_or_default();
-        let hits = saved.hits.saturating_add(log.counts().hits.get());
-        let misses = saved.misses.saturating_add(log.counts().misses.get());
-        let trusted = log.trusted();
-        let checkpoint = trusted.as_ref().map(|trusted| &trusted.checkpoint);
-        let upstreams = log.upstreams().iter().map(|upstream| UpstreamStats {
+        let hits = saved.hits.saturating_add(counts.hits.get());
+        let misses = saved.misses.saturating_add(counts.misses.get());
+        let checkpoint = match &shard {
+            Some(shard) => shard.trusted().map(|trusted| trusted.checkpoint.clone()),
+            None => log.trusted().map(|trusted| trusted.checkpoint.clone()),
+        };
+        let upstreams = upstreams.iter().map(|upstream| UpstreamStats {
             name: upstream.name().to_owned(),
             url: upstream.url().to_string(),
             healthy: upstream.is_healthy(),
@@ -76,10 +90,11 @@ impl LogStats {
         });
         Self {
             name: log.name().to_owned(),
-            origin: log.store().map(|store| store.origin().to_owned()),
-            size: checkpoint.map(|checkpoint| checkpoint.size),
+            kind: followed.kind(),
+            origin: store.map(|store| store.origin().to_owned()),
+            size: checkpoint.as_ref().map(|checkpoint| checkpoint.size),
             root: checkpoint.map(|checkpoint| checkpoint.root.to_string()),
-            checkpoint_age_seconds: log.served_age().map(|age| age.as_secs()),
+            checkpoint_age_seconds: age.map(|age| age.as_secs()),
             hits,
             misses,
             hit_ratio: if hits == 0 && misses == 0 {
@@ -87,7 +102,7 @@ impl LogStats {
             } else {
                 hits as f64 / (hits as f64 + misses as f64)
             },
-            tiles: log.store().map_or(0, |store| store.usage.tiles.get()),
+            tiles: store.map_or(0, |store| store.usage.tiles.get()),
             upstreams: upstreams.collect(),
         }
     }

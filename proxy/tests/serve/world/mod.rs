@@ -5,11 +5,16 @@ mod command;
 mod fixture_log;
 mod proxy;
 pub(crate) mod raw;
+#[allow(dead_code)] // the crate's own tests use the rest
+mod rekor_log;
+mod rekor_server;
 mod upstream;
 
 pub(crate) use self::{
     command::{Outcome, run, sync_all},
     fixture_log::FixtureLog,
     proxy::{Proxy, Response, cache_directory, eventually, request},
+    rekor_log::RekorLog,
+    rekor_server::RekorServer,
     upstream::{Answer, Upstream},
 };

@@ -180,6 +180,12 @@ impl Proxy {
         request_with(self.admin, method, path, headers, body)
     }
 
+    /// A `POST` by a client; `headers` as for [`Proxy::send`].
+    pub(crate) fn post(&self, path: &str, headers: &str, body: &str) -> Response {
+        let headers = format!("Content-Length: {}\r\n{headers}", body.len());
+        request_with(self.address, "POST", path, &headers, body)
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::FixtureLog;
+use super::{FixtureLog, RekorServer};
 
 /// What is sent instead of the truth.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub(crate) enum Answer {
     Body(Vec<u8>),
     /// This many bytes are promised, half of them sent, and the connection is reset.
     Reset(Vec<u8>),
+    /// This status, with these headers, each with its end of line, and this body.
+    Full(u16, &'static str, Vec<u8>),
     /// This status, with a page for people.
     Status(u16),
     /// 429, and how many seconds to leave it alone.
@@ -44,10 +46,31 @@ pub(crate) struct Upstream {
     address: std::net::SocketAddr,
 }
 
+/// What it serves when it tells the truth.
+enum Serves {
+    Rekor(RekorServer),
+    Tiles {
+        log: Arc<FixtureLog>,
+        size: u64,
+        partials_gone: bool,
+    },
+}
+
+impl Serves {
+    fn get(&self, path: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::Rekor(server) => server.get(path),
+            Self::Tiles {
+                log,
+                size,
+                partials_gone,
+            } => log.get(path, *size, *partials_gone),
+        }
+    }
+}
+
 struct State {
-    log: Arc<FixtureLog>,
-    size: u64,
-    partials_gone: bool,
+    serves: Serves,
     /// What stands before every path.
     prefix: &'static str,
     delay: Duration,
@@ -56,6 +79,7 @@ struct State {
     always: Option<Answer>,
     requests: HashMap<String, usize>,
     heads: HashMap<String, String>,
+    bodies: HashMap<String, Vec<u8>>,
     under_way: usize,
     most_at_once: usize,
     gone: bool,
@@ -64,18 +88,30 @@ struct State {
 impl Upstream {
     /// Serves the whole of `log`.
     pub(crate) fn serving(log: &Arc<FixtureLog>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let state = Arc::new(Mutex::new(State {
+        Self::of(Serves::Tiles {
             log: Arc::clone(log),
             size: log.size(),
             partials_gone: false,
+        })
+    }
+
+    /// Serves a Rekor v1 log.
+    pub(crate) fn rekor(server: RekorServer) -> Self {
+        Self::of(Serves::Rekor(server))
+    }
+
+    fn of(serves: Serves) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let state = Arc::new(Mutex::new(State {
+            serves,
             prefix: "",
             delay: Duration::ZERO,
             lies: HashMap::new(),
             always: None,
             requests: HashMap::new(),
             heads: HashMap::new(),
+            bodies: HashMap::new(),
             under_way: 0,
             most_at_once: 0,
             gone: false,
@@ -97,9 +133,24 @@ impl Upstream {
 
     /// Serves another log, or another size of the same one.
     pub(crate) fn becomes(&self, log: &Arc<FixtureLog>, size: u64) {
-        let mut state = self.lock();
-        state.log = Arc::clone(log);
-        state.size = size;
+        let state = &mut *self.lock();
+        let gone = matches!(
+            state.serves,
+            Serves::Tiles {
+                partials_gone: true,
+                ..
+            }
+        );
+        state.serves = Serves::Tiles {
+            log: Arc::clone(log),
+            size,
+            partials_gone: gone,
+        };
+    }
+
+    /// Serves another Rekor v1 log, or another size of the same one.
+    pub(crate) fn becomes_rekor(&self, server: RekorServer) {
+        self.lock().serves = Serves::Rekor(server);
     }
 
     pub(crate) fn lies_about(&self, path: &str, answer: Answer) {
@@ -123,7 +174,9 @@ impl Upstream {
     }
 
     pub(crate) fn deletes_partials(&self) {
-        self.lock().partials_gone = true;
+        if let Serves::Tiles { partials_gone, .. } = &mut self.lock().serves {
+            *partials_gone = true;
+        }
     }
 
     pub(crate) fn takes(&self, delay: Duration) {
@@ -147,6 +200,11 @@ impl Upstream {
     /// The head of the last request for a path, with names in lower case.
     pub(crate) fn head(&self, path: &str) -> String {
         self.lock().heads.get(path).cloned().unwrap_or_default()
+    }
+
+    /// The body of the last request for a path.
+    pub(crate) fn body(&self, path: &str) -> Vec<u8> {
+        self.lock().bodies.get(path).cloned().unwrap_or_default()
     }
 
     /// Everything that was asked for so far.
@@ -178,7 +236,8 @@ impl Upstream {
 }
 
 fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut lines = reader.by_ref().lines();
     let Some(request) = lines.next().transpose()? else {
         return Ok(());
     };
@@ -187,6 +246,12 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         let (name, value) = line.split_once(':').unwrap_or((&line, ""));
         head += &format!("{}:{value}\n", name.to_ascii_lowercase());
     }
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"));
+    let length = length.and_then(|length| length.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or_default()];
+    reader.read_exact(&mut body)?;
     let path = request
         .split(' ')
         .nth(1)
@@ -200,10 +265,11 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         }
         *state.requests.entry(path.clone()).or_default() += 1;
         state.heads.insert(path.clone(), head);
+        state.bodies.insert(path.clone(), body);
         state.under_way += 1;
         state.most_at_once = state.most_at_once.max(state.under_way);
         let below = path.strip_prefix(state.prefix);
-        let get = |path: &str| state.log.get(path, state.size, state.partials_gone);
+        let get = |path: &str| state.serves.get(path);
         let truth = || match below.and_then(get) {
             Some(body) => Answer::Body(body),
             None => Answer::Status(404),
@@ -234,6 +300,7 @@ fn send(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
             bytes.truncate(bytes.len() - body.len() / 2);
             bytes
         }
+        Answer::Full(status, headers, body) => whole(status, headers, &body),
         Answer::Status(status) => whole(status, html, PAGE),
         Answer::Throttle(seconds) => whole(429, &format!("Retry-After: {seconds}\r\n"), PAGE),
         Answer::ThrottleUntil(date) => whole(429, &format!("Retry-After: {date}\r\n"), PAGE),
