@@ -61,8 +61,18 @@ pub fn fetch(agent: &Agent, url: &str) -> Result<Answer> {
 
 /// `POST url` over `agent`'s connections.
 pub fn post(agent: &Agent, url: &str, body: &str) -> Result<Answer> {
+    post_as(agent, url, "text/plain", body)
+}
+
+/// As [`post`], of a body in JSON.
+pub fn post_json(agent: &Agent, url: &str, body: &str) -> Result<Answer> {
+    post_as(agent, url, "application/json", body)
+}
+
+fn post_as(agent: &Agent, url: &str, content_type: &str, body: &str) -> Result<Answer> {
     let mut response = agent
         .post(url)
+        .content_type(content_type)
         .send(body)
         .with_context(|| format!("POST {url}"))?;
     let status = response.status().as_u16();

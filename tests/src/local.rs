@@ -4,15 +4,17 @@
 //! test; what it printed is kept until the test has passed.
 //!
 //! - [`World`] is where a test lives: a directory, the tools, the proxy's program.
-//! - [`tessera`] and [`rekor`] are the logs, [`proxy`] is what is tested.
+//! - [`tessera`], [`rekor`] and [`rekor_v1`] are the logs, [`proxy`] is what is tested.
 //! - [`front`] stands before a log: it counts every request, and can lie.
 //! - [`hammer`] reads from many sides while it writes.
 
 pub mod daemon;
 pub mod front;
 pub mod hammer;
+pub mod postgres;
 pub mod proxy;
 pub mod rekor;
+pub mod rekor_v1;
 pub mod tessera;
 
 use std::net::TcpListener;

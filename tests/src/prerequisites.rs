@@ -106,6 +106,41 @@ fn python() -> Option<PathBuf> {
     able.then_some(python)
 }
 
+/// Makes sure that there is a PostgreSQL server, and says where its programs are.
+pub fn ensure_postgresql(progress: &Progress) -> Result<PathBuf> {
+    if postgresql().is_none() {
+        if !geteuid().is_root() {
+            bail!(
+                "Rekor v1 keeps its trees in PostgreSQL, which Debian has in `postgresql`; install it \
+                 and try again"
+            );
+        }
+        ensure(progress, || match postgresql() {
+            Some(_) => Vec::new(),
+            None => vec!["postgresql"],
+        })?;
+    }
+    postgresql().context("PostgreSQL is installed, and initdb is not where it should be")
+}
+
+/// Where `initdb` and `postgres` are: Debian has a folder for each version, out of everybody's path.
+fn postgresql() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let mut folders: Vec<PathBuf> = versions
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .collect();
+    folders.sort();
+    folders.extend(paths::program("initdb").and_then(|initdb| Some(initdb.parent()?.to_owned())));
+    let has = |folder: &&PathBuf, name| folder.join(name).is_file();
+    let mut folders = folders.iter().rev();
+    folders
+        .find(|folder| has(folder, "initdb") && has(folder, "postgres"))
+        .cloned()
+}
+
 /// Makes sure there is a Docker engine and kind.
 pub fn ensure_kind() -> Result<()> {
     for (name, install) in [
@@ -200,7 +235,11 @@ fn install(apt_get: &Path, packages: &[&str], step: &Step<'_>) -> Result<()> {
 }
 
 /// Packages that start a service when they are installed, and its name.
-const SERVICES: [(&str, &str); 2] = [("containerd", "containerd"), ("nginx-light", "nginx")];
+const SERVICES: [(&str, &str); 3] = [
+    ("containerd", "containerd"),
+    ("nginx-light", "nginx"),
+    ("postgresql", "postgresql"),
+];
 
 /// Programs of the node that come from the distribution, and Debian's package for each.
 const PROGRAMS: [(&str, &str); 11] = [

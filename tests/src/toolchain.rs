@@ -96,6 +96,34 @@ pub const REKOR_SERVER: Tool = Tool::module(
     "github.com/sigstore/rekor-tiles/v2",
     "/cmd/rekor-server/posix",
 );
+/// Sigstore's first log of signatures, which has no tiles. It keeps them in Trillian.
+pub const REKOR_V1_SERVER: Tool = Tool::module(
+    "rekor-server",
+    "v1.5.4",
+    "github.com/sigstore/rekor",
+    "/cmd/rekor-server",
+);
+/// Its client.
+pub const REKOR_CLI: Tool = Tool::module(
+    "rekor-cli",
+    "v1.5.4",
+    "github.com/sigstore/rekor",
+    "/cmd/rekor-cli",
+);
+/// Answers for trees that are kept in a database.
+pub const TRILLIAN_SERVER: Tool = Tool::module(
+    "trillian_log_server",
+    "v1.7.3",
+    "github.com/google/trillian",
+    "/cmd/trillian_log_server",
+);
+/// Makes new entries part of them.
+pub const TRILLIAN_SIGNER: Tool = Tool::module(
+    "trillian_log_signer",
+    "v1.7.3",
+    "github.com/google/trillian",
+    "/cmd/trillian_log_signer",
+);
 /// Holds namespaces open: of every pod, and of the node itself.
 pub const PAUSE: Tool = Tool {
     name: "pause",
@@ -135,7 +163,16 @@ pub const CLIENTS: [Tool; 5] = [KUBECTL, HELM, TESSERA_LOG, TESSERA_FSCK, CLIENT
 pub const CONTROL_PLANE: [Tool; 5] = [KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, ETCD, KUBECTL, HELM];
 
 /// What the tests of real logs run, without any cluster.
-pub const LOGS: [Tool; 4] = [TESSERA_LOG, TESSERA_FSCK, TESSERA_HAMMER, REKOR_SERVER];
+pub const LOGS: [Tool; 8] = [
+    TESSERA_LOG,
+    TESSERA_FSCK,
+    TESSERA_HAMMER,
+    REKOR_SERVER,
+    REKOR_V1_SERVER,
+    REKOR_CLI,
+    TRILLIAN_SERVER,
+    TRILLIAN_SIGNER,
+];
 
 impl Tool {
     const fn kubernetes(name: &'static str) -> Self {
@@ -237,6 +274,20 @@ impl Toolchain {
             step.done("built");
         }
         Ok(())
+    }
+
+    /// A file of the module that a tool is built from, copied into the cache the first time.
+    pub fn source_file(&self, tool: Tool, path: &str) -> Result<PathBuf> {
+        let name = Path::new(path).file_name().context("not a file")?;
+        let copy = self.derived("sources").join(tool.folder()).join(name);
+        if !copy.is_file() {
+            let source = module::source(&Go::find()?, &self.cache.join("modules"), &tool)?;
+            let text = fs::read(source.join(path))
+                .with_context(|| format!("{} has no {path}", source.display()))?;
+            fs::create_dir_all(self.derived("sources").join(tool.folder()))?;
+            fs::write(&copy, text).with_context(|| format!("cannot write {}", copy.display()))?;
+        }
+        Ok(copy)
     }
 
     /// Keeps other runs from building, and removes what killed ones left.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 
 use crate::http::{self, Answer};
 
@@ -123,11 +123,17 @@ impl State {
             if lines.read_line(&mut request)? == 0 {
                 return Ok(());
             }
-            // None of the headers matters, and nobody sends a body to read something.
-            let mut header = String::new();
+            // Of the headers, only the length of a body matters; of HTTP/1.1 there is no other end here.
+            let (mut header, mut length) = (String::new(), 0);
             while lines.read_line(&mut header)? > 2 {
+                let line = header.to_ascii_lowercase();
+                if let Some(value) = line.strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap_or_default();
+                }
                 header.clear();
             }
+            let mut posted = vec![0; length];
+            lines.read_exact(&mut posted)?;
             let path = request.split(' ').nth(1).unwrap_or_default();
             let path = path.trim_start_matches('/').to_owned();
             let closed = self.with(|shared| {
@@ -137,7 +143,10 @@ impl State {
             if closed {
                 return Ok(());
             }
-            let mut answer = self.find(&path);
+            let mut answer = match request.starts_with("POST ") {
+                true => self.post(&path, &String::from_utf8_lossy(&posted)),
+                false => self.find(&path),
+            };
             if let Some(lie) = self
                 .with(|shared| shared.lie)
                 .filter(|_| answer.status == 200)
@@ -146,14 +155,31 @@ impl State {
             }
             let Answer { status, body } = answer;
             let mut message = format!(
-                "HTTP/1.1 {status} -\r\nContent-Type: application/octet-stream\r\n\
+                "HTTP/1.1 {status} -\r\nContent-Type: {}\r\n\
                  Content-Length: {}\r\n\r\n",
+                if path.starts_with("api/v1/") {
+                    "application/json"
+                } else {
+                    "application/octet-stream"
+                },
                 body.len()
             )
             .into_bytes();
             message.extend(body);
             (&*stream).write_all(&message)?;
         }
+    }
+
+    /// Hands on a body in JSON.
+    fn post(&self, path: &str, body: &str) -> Answer {
+        let answer = match &self.source {
+            Source::Server(url) => http::post_json(&self.agent, &format!("{url}/{path}"), body),
+            Source::Files { .. } => Err(Error::msg("files take nothing")),
+        };
+        answer.unwrap_or_else(|error| Answer {
+            status: 502,
+            body: format!("{error:#}\n").into_bytes(),
+        })
     }
 
     fn find(&self, path: &str) -> Answer {

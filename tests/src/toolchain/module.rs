@@ -61,21 +61,37 @@ pub(super) fn prepare(go: &Go, modules: &Path, tool: &Tool) -> Result<Module> {
     })
 }
 
-/// Downloads a module and returns the text of its go.mod.
-fn downloaded_go_mod(go: &Go, dir: &Path, module: &str, version: &str) -> Result<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Downloaded {
-        go_mod: PathBuf,
-    }
+/// The folder of the module that `tool` is built from, as it was downloaded.
+pub(super) fn source(go: &Go, modules: &Path, tool: &Tool) -> Result<PathBuf> {
+    let Source::Module { module, .. } = tool.source else {
+        bail!("{} is not built from a module of its own", tool.name);
+    };
+    let dir = prepare(go, modules, tool)?.dir;
+    Ok(download(go, &dir, module, tool.version)?.dir)
+}
+
+/// What the go command says of a downloaded module.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Downloaded {
+    dir: PathBuf,
+    go_mod: PathBuf,
+}
+
+/// Downloads a module, if it is not there yet.
+fn download(go: &Go, dir: &Path, module: &str, version: &str) -> Result<Downloaded> {
     let answer = go
         .command(dir)
         .args(["mod", "download", "-json", &format!("{module}@{version}")])
         .named(format!("go mod download {module}@{version}"))
         .deadline(DOWNLOAD_DEADLINE)
         .stdout()?;
-    let downloaded: Downloaded =
-        serde_json::from_str(&answer).context("unexpected answer of go mod download")?;
+    serde_json::from_str(&answer).context("unexpected answer of go mod download")
+}
+
+/// Downloads a module and returns the text of its go.mod.
+fn downloaded_go_mod(go: &Go, dir: &Path, module: &str, version: &str) -> Result<String> {
+    let downloaded = download(go, dir, module, version)?;
     fs::read_to_string(&downloaded.go_mod)
         .with_context(|| format!("cannot read {}", downloaded.go_mod.display()))
 }

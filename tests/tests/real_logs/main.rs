@@ -8,4 +8,5 @@
 mod crashes;
 mod growth;
 mod python;
+mod rekor_v1;
 mod signatures;
