@@ -108,6 +108,7 @@ async fn every_change_is_refused_or_shows_or_is_told_and_can_be_taken_back() {
         for case in share {
             lane.carries_out(&case).await;
         }
+        lane.operator.rests().await;
     }))
     .await;
 }
@@ -236,6 +237,7 @@ impl Lane {
         let what = case.what();
         let before = self.operator.faults.reconciles(NAME);
         self.replaces(&case.spec, &what).await;
+        self.operator.rests().await;
         let proxy = self.world.get::<TileProxy>(NAME).await;
         let state = without_history(self.world.state().await);
         self.expect_told(case, &proxy, &state);
@@ -264,7 +266,7 @@ impl Lane {
         assert!(looks <= 3 * calm, "{what}: {looks} reconciles");
     }
 
-    /// Replaces the spec, and waits until the operator has seen it and has nothing more to do.
+    /// Replaces the spec, and waits until the operator has seen it.
     async fn replaces(&self, spec: &Value, what: &str) {
         let tried = self.tries(spec, false).await;
         tried.unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -279,7 +281,6 @@ impl Lane {
             }
         })
         .await;
-        self.operator.rests().await;
     }
 
     /// Fails unless a person can find out what became of `case`.

@@ -74,6 +74,9 @@ async fn every_example_settles() {
     let mut count = 0;
     for entry in fs::read_dir(paths::checkout().join("examples")).expect("examples") {
         let path = entry.expect("a file").path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
         let text = fs::read_to_string(&path).expect("text");
         let Ok(mut proxy) = serde_saphyr::from_str::<TileProxy>(&text) else {
             continue; // a configuration of the proxy
