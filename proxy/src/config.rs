@@ -49,6 +49,9 @@ pub struct Config {
     pub public_keys: Vec<Source>,
     /// Upstreams of the one log, in place of `upstream_url`.
     pub upstreams: Vec<Upstream>,
+    /// Certificate authorities beside the system's, PEM, for every upstream that names none of its own.
+    /// A file is read again when it changes.
+    pub trusted_ca: Option<Source>,
     /// Several logs, in place of `upstream_url` and `upstreams`.
     pub logs: Vec<LogConfig>,
     /// Pass other `/api/v1/log/` requests through to a Rekor v1 upstream.
@@ -101,6 +104,7 @@ impl Default for Config {
             kind: Kind::Auto,
             public_keys: Vec::new(),
             upstreams: Vec::new(),
+            trusted_ca: None,
             logs: Vec::new(),
             passthrough: false,
             mode: Mode::Online,

@@ -204,6 +204,7 @@ impl Peers {
             timeout: self.timeout,
             learns: false,
             ca: None,
+            trusted_ca: None,
             authorization: Some(self.token.clone()),
             write_url: None,
             peer: true,

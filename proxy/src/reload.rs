@@ -28,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keys that take effect without a restart, with everything below them. `docs/configuration.md` says
 /// the same; a test holds it against this list.
-pub const LIVE: [&str; 24] = [
+pub const LIVE: [&str; 25] = [
     "admin",
     "audit",
     "cache.checkpoint_ttl_minutes",
@@ -51,6 +51,7 @@ pub const LIVE: [&str; 24] = [
     "sync.schedule",
     "tile_base_url",
     "tls",
+    "trusted_ca",
     "upstream_url",
     "upstreams",
 ];

@@ -69,11 +69,26 @@ pub(super) fn logs(
         );
         problems.push(Problem::new("tuf.validate_checkpoint_signature", message));
     }
-    if config.logs.is_empty() {
-        let log = the_one(config, problems, warnings);
-        of_rekor_v1(config, std::slice::from_ref(&log), "", problems, warnings);
-        return vec![log];
+    let mut all = match config.logs.as_slice() {
+        [] => {
+            let log = the_one(config, problems, warnings);
+            of_rekor_v1(config, std::slice::from_ref(&log), "", problems, warnings);
+            vec![log]
+        }
+        _ => several(config, problems, warnings),
+    };
+    for upstream in all.iter_mut().flat_map(|log| &mut log.upstreams) {
+        upstream.trusted_ca.clone_from(&config.trusted_ca);
     }
+    all
+}
+
+/// The logs of the list.
+fn several(
+    config: &Config,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) -> Vec<LogSettings> {
     for (key, given) in [
         ("upstream_url", config.upstream_url.is_some()),
         ("tile_base_url", config.tile_base_url.is_some()),

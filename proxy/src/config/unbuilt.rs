@@ -14,6 +14,7 @@ pub(super) fn unbuilt(config: &Config) -> Vec<Problem> {
         passthrough: _,
         peers: _,
         danger_accept_unsigned: _,
+        trusted_ca: _,
         tls: _,
         audit: _,
         rate_limit: _,

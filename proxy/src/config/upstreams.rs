@@ -27,8 +27,10 @@ pub struct UpstreamSettings {
     pub timeout: Duration,
     /// Whether its answers may tell where below `url` its checkpoint and tiles are.
     pub learns: bool,
-    /// The only authorities that may vouch for its certificate; the system's if `None`.
+    /// The only authorities that may vouch for its certificate.
     pub ca: Option<Source>,
+    /// Where `ca` is `None`, authorities that may do so beside the system's.
+    pub trusted_ca: Option<Source>,
     /// Value of the `Authorization` header, for the host of `url` alone.
     pub authorization: Option<Source>,
     /// Where writes go, if not to `url`; ends with a slash.
@@ -200,6 +202,7 @@ impl Place {
             timeout: timeout.map_or(DEFAULT_TIMEOUT, |timeout| timeout.0),
             learns: kind == Kind::Auto,
             ca: ca.clone(),
+            trusted_ca: None, // said once for all logs
             authorization: authorization.clone(),
             write_url: write_url.clone().map(with_final_slash),
             peer: false,

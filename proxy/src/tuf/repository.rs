@@ -69,6 +69,7 @@ impl Remote {
             timeout: TIMEOUT,
             learns: false,
             ca,
+            trusted_ca: None,
             authorization: None,
             write_url: None,
             peer: false,

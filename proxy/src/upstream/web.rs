@@ -59,7 +59,8 @@ const MAX_REDIRECTS: usize = 3;
 pub(crate) struct Web {
     name: String,
     timeout: Duration,
-    ca: Option<Reread>,
+    authorities: Option<Reread>,
+    beside: Beside,
     clients: Mutex<Clients>,
     /// With the only place it is for.
     authorization: Option<(Reread, url::Origin)>,
@@ -76,6 +77,15 @@ struct Clients {
     reading: reqwest::Client,
     /// Made when something is handed on for the first time.
     passing: Option<reqwest::Client>,
+}
+
+/// Who may vouch for a server beside the authorities that are configured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Beside {
+    /// Nobody.
+    Nobody,
+    /// Those the system trusts.
+    System,
 }
 
 /// What a client is for.
@@ -144,11 +154,16 @@ impl Web {
         } else {
             Purpose::Reading
         };
-        let ca = match settings.ca.clone() {
-            Some(source) => Some(Reread::new("ca", source, |pem| usable(pem, timeout))?),
+        let (key, beside, source) = match &settings.ca {
+            Some(source) => ("ca", Beside::Nobody, Some(source)),
+            None => ("trusted_ca", Beside::System, settings.trusted_ca.as_ref()),
+        };
+        let authorities = match source.cloned() {
+            Some(source) => Some(Reread::new(key, source, |pem| usable(pem, timeout))?),
             None => None,
         };
-        let pem = ca.as_ref().map(|ca| ca.current(|pem| usable(pem, timeout)));
+        let pem = authorities.as_ref();
+        let pem = pem.map(|read| read.current(|pem| usable(pem, timeout)));
         let authorization = match settings.authorization.clone() {
             Some(source) => Some((
                 Reread::new("authorization", source, |text| credential(text).map(drop))?,
@@ -160,11 +175,12 @@ impl Web {
             name: settings.name.clone(),
             timeout,
             clients: Mutex::new(Clients {
-                reading: client(pem.as_deref(), timeout, purpose)?,
+                reading: client((pem.as_deref(), beside), timeout, purpose)?,
                 passing: None,
                 pem,
             }),
-            ca,
+            authorities,
+            beside,
             authorization,
             refusals: AtomicU32::new(0),
             peer: settings.peer,
@@ -292,13 +308,17 @@ impl Web {
         if let Some(client) = &made.passing {
             return Ok(client.clone());
         }
-        let client = client(made.pem.as_deref(), self.timeout, Purpose::Passing)?;
+        let client = client(
+            (made.pem.as_deref(), self.beside),
+            self.timeout,
+            Purpose::Passing,
+        )?;
         Ok(made.passing.insert(client).clone())
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, Clients> {
-        let pem = self.ca.as_ref();
-        let pem = pem.map(|ca| ca.current(|pem| usable(pem, self.timeout)));
+        let pem = self.authorities.as_ref();
+        let pem = pem.map(|read| read.current(|pem| usable(pem, self.timeout)));
         let reading = if self.peer {
             Purpose::Peer
         } else {
@@ -306,7 +326,7 @@ impl Web {
         };
         let mut made = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if made.pem != pem
-            && let Ok(client) = client(pem.as_deref(), self.timeout, reading)
+            && let Ok(client) = client((pem.as_deref(), self.beside), self.timeout, reading)
         {
             *made = Clients {
                 pem,
@@ -346,9 +366,9 @@ impl Web {
     }
 }
 
-/// A client that trusts the authorities in `pem` alone, or the system's.
+/// A client that trusts the authorities in PEM, alone or beside the system's, or else the system's.
 fn client(
-    pem: Option<&str>,
+    (pem, beside): (Option<&str>, Beside),
     timeout: Duration,
     purpose: Purpose,
 ) -> anyhow::Result<reqwest::Client> {
@@ -382,14 +402,17 @@ fn client(
     if let Some(pem) = pem {
         let authorities = reqwest::Certificate::from_pem_bundle(pem.as_bytes())?;
         anyhow::ensure!(!authorities.is_empty(), "there is no certificate in it");
-        builder = builder.tls_certs_only(authorities);
+        builder = match beside {
+            Beside::Nobody => builder.tls_certs_only(authorities),
+            Beside::System => builder.tls_certs_merge(authorities),
+        };
     }
     Ok(builder.build()?)
 }
 
 /// Whether a client can be made that trusts these authorities.
 fn usable(pem: &str, timeout: Duration) -> Result<(), String> {
-    client(Some(pem), timeout, Purpose::Reading)
+    client((Some(pem), Beside::Nobody), timeout, Purpose::Reading)
         .map(drop)
         .map_err(|error| format!("not certificates in PEM: {error:#}"))
 }

@@ -223,6 +223,47 @@ fn an_authority_that_is_not_the_configured_one_vouches_for_nothing() {
 }
 
 #[test]
+fn further_authorities_stand_beside_those_of_the_system() {
+    let log = Arc::new(FixtureLog::with_entries(300));
+    let public = Https::serving(&log, &[b"h2"]);
+    let private = Https::serving(&log, &[b"h2"]);
+    let world = cache_directory();
+    let file = |name: &str| world.path().join(name).display().to_string();
+    let (system, further) = (file("system.pem"), file("further.pem"));
+    std::fs::write(&system, &public.authority).expect("written");
+    std::fs::write(&further, &public.authority).expect("written");
+    let more = format!(
+        "  trusted_ca: \"file:{further}\"\n  upstreams: [{{url: \"https://{}/\", \
+         tile_base_url: \"https://{}/\"}}]\n",
+        public.address, private.address
+    );
+    let environment = [("SSL_CERT_FILE", &*system)];
+    let proxy = Proxy::start_in(&environment, &log.vkey(), world.path(), &more);
+    eventually("the checkpoint comes, and the tiles do not", || {
+        proxy.get("/checkpoint").text().contains("certificate")
+    });
+    assert!(!public.seen().is_empty() && private.seen().is_empty());
+    // Added to, under the running process.
+    let both = format!("{}{}", public.authority, private.authority);
+    std::fs::write(&further, &private.authority).expect("written");
+    eventually("it is followed", || proxy.get("/checkpoint").status == 200);
+    assert_eq!(proxy.get("/tile/0/001.p/44").status, 200);
+    assert_eq!(proxy.stop(), Some(0));
+
+    // An upstream's own authorities are the only ones for it.
+    std::fs::write(&further, &both).expect("written");
+    let more = format!(
+        "  trusted_ca: \"file:{further}\"\n  upstreams: [{{url: \"https://{}/\", ca: \"file:{system}\"}}]\n",
+        private.address
+    );
+    let cache = cache_directory();
+    let proxy = Proxy::start_in(&[], &log.vkey(), cache.path(), &more);
+    eventually("the certificate is refused", || {
+        proxy.get("/checkpoint").text().contains("certificate")
+    });
+}
+
+#[test]
 fn the_way_there_may_lead_through_a_proxy() {
     let log = Arc::new(FixtureLog::with_entries(300));
     let server = Https::serving(&log, &[b"h2", b"http/1.1"]);
