@@ -95,6 +95,8 @@ reasons! {
     Complete,
     /// An object that is not ours has the name of a child.
     Conflict,
+    /// There are no volumes: `cache.ephemeral` is set.
+    EphemeralCaches,
     /// The operator may not do something the chart's role normally allows.
     Forbidden,
     /// The spec is not valid; nothing was changed.

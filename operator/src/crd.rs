@@ -11,6 +11,7 @@
 #![allow(unreachable_pub)]
 
 mod cache;
+mod follow;
 mod keys;
 mod network;
 mod placement;
@@ -24,12 +25,12 @@ mod sync;
 mod upstream;
 
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     cache::{AccessMode, Cache, Retention, RetentionPolicy},
-    keys::{KeyRef, PublicKey},
+    follow::{CheckpointSpec, Mode, Peering},
+    keys::{KeyRef, PublicKey, TrustedCa},
     network::{Monitoring, NetworkPolicySpec, ServiceMonitorOptions},
     placement::{
         DisruptionBudgetSpec, EgressProxy, MIN_GRACE_SECONDS, PodSecurity, UpdateStrategy,
@@ -44,7 +45,11 @@ pub use self::{
 
 pub(crate) use self::{
     cache::{ALONE_RULE, CLASS_RULE},
-    placement::PROXY_RULE,
+    keys::TRUSTED_CA_RULE,
+    placement::{
+        CAPABILITY_RULE, CONFINED_RULE, PRIVILEGE_RULE, PROXY_RULE, ROOT_RULE, SELINUX_RULE,
+        SELINUX_TYPES, WINDOWS_RULE,
+    },
     serving::{CLIENT_CA_RULE, RATE_RULE},
     upstream::{CA_RULE, URL_RULE},
 };
@@ -205,7 +210,7 @@ pub struct TileProxySpec {
     #[serde(default)]
     pub peering: Peering,
 
-    /// The Service clients connect to. It has the name of this resource and listens on port 8080.
+    /// The Service clients connect to. It has the name of this resource.
     #[serde(default)]
     pub service: ClientService,
 
@@ -240,6 +245,12 @@ pub struct TileProxySpec {
     /// How replicas are brought to a new spec.
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
+
+    /// Certificates, PEM, of authorities that may vouch for upstreams and for the forward proxy, beside
+    /// those the image trusts: of a company's own, for instance. Mounted and read again when they
+    /// change. An upstream with `caConfigMapKeyRef` is vouched for by that alone.
+    #[serde(default, rename = "trustedCA", skip_serializing_if = "Option::is_none")]
+    pub trusted_ca: Option<TrustedCa>,
 
     /// A forward proxy through which replicas reach upstreams.
     #[serde(default)]
@@ -293,6 +304,20 @@ pub struct TileProxySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_security_context: Option<PodSecurity>,
 
+    /// What the containers of replicas and sync Jobs may do, as in a pod, over what the operator sets:
+    /// no privilege, no capability, a root filesystem that is only read. Whatever would leave the
+    /// *restricted* Pod Security Standard is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("!(has(self.privileged) && self.privileged) && !(has(self.allowPrivilegeEscalation) && self.allowPrivilegeEscalation)").message(PRIVILEGE_RULE),
+        validation = Rule::new("!(has(self.runAsUser) && self.runAsUser == 0) && !(has(self.runAsNonRoot) && !self.runAsNonRoot)").message(ROOT_RULE),
+        validation = Rule::new("!has(self.capabilities) || !has(self.capabilities.add) || size(self.capabilities.add) == 0 || (size(self.capabilities.add) == 1 && self.capabilities.add[0] == 'NET_BIND_SERVICE')").message(CAPABILITY_RULE),
+        validation = Rule::new("!(has(self.seccompProfile) && self.seccompProfile.type == 'Unconfined') && !(has(self.appArmorProfile) && self.appArmorProfile.type == 'Unconfined') && !(has(self.procMount) && self.procMount != 'Default')").message(CONFINED_RULE),
+        validation = Rule::new("!has(self.seLinuxOptions) || ((!has(self.seLinuxOptions.user) || self.seLinuxOptions.user == '') && (!has(self.seLinuxOptions.role) || self.seLinuxOptions.role == '') && (!has(self.seLinuxOptions.type) || self.seLinuxOptions.type in ['', 'container_t', 'container_init_t', 'container_kvm_t', 'container_engine_t']))").message(SELINUX_RULE),
+        validation = Rule::new("!has(self.windowsOptions)").message(WINDOWS_RULE)
+    )]
+    pub security_context: Option<k8s_openapi::api::core::v1::SecurityContext>,
+
     /// ServiceAccount of the pods, for instance one with rights to pull images. It gets no token
     /// mounted. Empty: one the operator makes.
     #[serde(default)]
@@ -322,73 +347,12 @@ pub(crate) const NAMES_RULE: &str =
 /// What is said about a log without keys, or with keys that would not matter.
 pub(crate) const KEYS_RULE: &str = "publicKeys must hold at least one key: without it nothing the log says can be proven. dangerAcceptUnsigned is for logs that have none, and never beside a key";
 
-/// Whether upstreams are asked at all.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum Mode {
-    /// Never ask an upstream.
-    Offline,
-    /// Ask upstreams for what is missing.
-    #[default]
-    Online,
-}
-
-/// How checkpoints are followed.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(cel)]
-pub struct CheckpointSpec {
-    /// How often the log is asked for a newer checkpoint, 1s to 24h, such as `10s`. A new entry
-    /// is visible to clients after at most this long. Defaults to 10s, about the rate at which
-    /// logs publish.
-    #[serde(default = "defaults::refresh_interval")]
-    #[schemars(length(min = 2, max = 32))]
-    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("must be a duration between 1s and 24h, such as 10s"))]
-    pub refresh_interval: String,
-}
-
-// A derived `Default` would put the empty string into the CRD, not the default of the field.
-impl Default for CheckpointSpec {
-    fn default() -> Self {
-        Self {
-            refresh_interval: defaults::refresh_interval(),
-        }
-    }
-}
-
-/// How replicas fill each other's caches.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Peering {
-    /// Whether the log is asked once for what any replica is asked for: by the replica that owns it,
-    /// whom the others ask. What a replica sends is proven like anything else. Defaults to true.
-    #[serde(default = "defaults::peering")]
-    pub enabled: bool,
-}
-
-// A derived `Default` would say false.
-impl Default for Peering {
-    fn default() -> Self {
-        Self {
-            enabled: defaults::peering(),
-        }
-    }
-}
-
 mod defaults {
-    pub(super) fn peering() -> bool {
-        true
-    }
-
     pub(super) fn replicas() -> i32 {
         1
     }
 
     pub(super) fn grace_seconds() -> i64 {
         35
-    }
-
-    pub(super) fn refresh_interval() -> String {
-        "10s".to_owned()
     }
 }

@@ -199,7 +199,8 @@ pub async fn apply(
         .chain(held.iter().cloned())
         .collect();
     let allowed = withhold(deployments, &existing.deployments, &mut held, |replica| {
-        lacks_shared || find(&claims, replica).is_none()
+        let lacks_claim = !proxy.cache.ephemeral && find(&claims, replica).is_none();
+        lacks_shared || lacks_claim
     });
     let mut deployments = writer.deployments(allowed, existing, &mut held).await;
     let left = existing.deployments.iter().filter(|deployment| {
@@ -293,7 +294,7 @@ pub fn leave(proxy: &ValidProxy, step: Step, existing: Resources<Existing>) -> O
         services,
         state: PhantomData,
     } = existing;
-    claims.retain(|claim| wanted.contains(&claim.name_any()));
+    claims.retain(|claim| !proxy.cache.ephemeral && wanted.contains(&claim.name_any()));
     deployments.retain(|deployment| wanted.contains(&deployment.name_any()));
     Outcome {
         resources: Resources {

@@ -66,7 +66,8 @@ pub struct Applied;
 /// Every child of one TileProxy, except the Secret. `State` says how far it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resources<State> {
-    /// One per replica, by ordinal. In no sweep: [`plan_unused_claim`] alone says what may go.
+    /// One per replica, by ordinal; none with an ephemeral cache. In no sweep: [`plan_unused_claim`]
+    /// alone says what may go.
     pub claims: Vec<PersistentVolumeClaim>,
     /// The proxy's configuration, and the list of replicas.
     pub config_maps: Vec<ConfigMap>,
@@ -95,6 +96,7 @@ pub fn build(proxy: &ValidProxy) -> Resources<Prepared> {
     Resources {
         claims: ordinals
             .clone()
+            .filter(|_| !proxy.cache.ephemeral)
             .map(|ordinal| claim::claim(proxy, ordinal))
             .collect(),
         config_maps: vec![

@@ -1,7 +1,8 @@
 //! Tests of the spec as a whole: each example is valid, and no field is without effect.
 //!
 //! The fields are taken from the schema of the CRD, so a new one is tested by being there. The
-//! starting point is `examples/full.yaml`, which therefore has all of them.
+//! starting points are the examples, which therefore have all of them: `full.yaml` whatever goes
+//! together, others what does not.
 
 mod mutants;
 
@@ -26,19 +27,34 @@ const REFUSED_ALONE: [&str; 1] = ["dangerAcceptUnsigned"];
 #[test]
 fn every_field_shows_in_a_child_or_is_refused() {
     let schema = spec_schema();
-    let full = example("full.yaml");
-    let base = accepted(&full).expect("examples/full.yaml is valid");
-    let built = build(&base);
-
     let mut seen = BTreeMap::new();
+    for (_, example) in proxies() {
+        changes(&schema, &example, &mut seen);
+    }
+    for (field, shown) in &seen {
+        let refused = REFUSED_ALONE.contains(&field.as_str());
+        assert_ne!(*shown, refused, "no other value of {field} was accepted");
+    }
+    let mut fields = Vec::new();
+    leaves(&schema, "", &mut fields);
+    assert!(fields.len() > 60, "{fields:?}");
+    for field in fields {
+        assert!(seen.contains_key(&field), "no example has {field}");
+    }
+}
+
+/// Changes each leaf of `example`, and notes for each field whether one of its changes was accepted.
+fn changes(schema: &Value, example: &Value, seen: &mut BTreeMap<String, bool>) {
+    let base = accepted(example).expect("a valid example");
+    let built = build(&base);
     visit(
-        &schema,
-        &full["spec"],
+        schema,
+        &example["spec"],
         ("", "/spec"),
         is_leaf_of_ours,
         &mut |field, pointer, schema| {
             let shown = seen.entry(field.to_owned()).or_insert(false);
-            for mutant in mutants(&full, pointer, schema) {
+            for mutant in mutants(example, pointer, schema) {
                 let what = format!(
                     "{field} = {}",
                     mutant.pointer(pointer).unwrap_or(&Value::Null)
@@ -60,44 +76,21 @@ fn every_field_shows_in_a_child_or_is_refused() {
             }
         },
     );
-    for (field, shown) in &seen {
-        let refused = REFUSED_ALONE.contains(&field.as_str());
-        assert_ne!(*shown, refused, "no other value of {field} was accepted");
-    }
-    let mut fields = Vec::new();
-    leaves(&schema, "", &mut fields);
-    assert!(fields.len() > 60, "{fields:?}");
-    for field in fields {
-        assert!(
-            seen.contains_key(&field),
-            "examples/full.yaml lacks {field}"
-        );
-    }
 }
 
 #[test]
 fn every_example_is_valid_and_starts_a_proxy() {
-    let mut count = 0;
-    for entry in fs::read_dir(examples()).expect("examples") {
-        let name = entry.expect("a file").file_name();
-        let name = name.to_string_lossy();
-        if !name.ends_with(".yaml") {
-            continue;
-        }
-        let object = example(&name);
-        if object["kind"] != "TileProxy" {
-            continue;
-        }
-        count += 1;
+    let all = proxies();
+    for (name, object) in &all {
         let mut unknown = Vec::new();
         unknown_keys(&spec_schema(), &object["spec"], "spec", &mut unknown);
         assert_eq!(unknown, Vec::<String>::new(), "examples/{name}");
-        let valid = accepted(&object).map(|_| ());
+        let valid = accepted(object).map(|_| ());
         assert_eq!(valid, Ok(()), "examples/{name}");
-        let proxy: TileProxy = serde_json::from_value(object).expect("as just now");
+        let proxy: TileProxy = serde_json::from_value(object.clone()).expect("as just now");
         assert!(proxy.validate_cel().is_ok(), "examples/{name}");
     }
-    assert!(count >= 7, "found {count} examples");
+    assert!(all.len() >= 7, "found {} examples", all.len());
 }
 
 /// P19: what is harmless alone may not be together; then it is refused.
@@ -209,4 +202,21 @@ fn unknown_keys(schema: &Value, value: &Value, path: &str, unknown: &mut Vec<Str
 fn spec_schema() -> Value {
     let crd = serde_json::to_value(crd()).expect("a tree");
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+}
+
+/// Every TileProxy among the examples, by the name of its file.
+fn proxies() -> Vec<(String, Value)> {
+    let files = fs::read_dir(examples()).expect("examples");
+    let names = files.map(|file| {
+        file.expect("a file")
+            .file_name()
+            .to_string_lossy()
+            .into_owned()
+    });
+    names
+        .filter(|name| name.ends_with(".yaml"))
+        .map(|name| (example(&name), name))
+        .filter(|(object, _)| object["kind"] == "TileProxy")
+        .map(|(object, name)| (name, object))
+        .collect()
 }

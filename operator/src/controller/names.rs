@@ -109,9 +109,9 @@ impl Names {
     }
 
     /// Where clients in the cluster connect.
-    pub fn client_url(&self, tls: bool) -> String {
+    pub fn client_url(&self, tls: bool, port: i32) -> String {
         format!(
-            "{}://{}.{}.svc:8080",
+            "{}://{}.{}.svc:{port}",
             if tls { "https" } else { "http" },
             self.client_service(),
             self.namespace

@@ -310,6 +310,10 @@ fn paused(valid: &ValidProxy) -> Finding {
 
 fn volumes_ready(valid: &ValidProxy, replicas: &[Replica<'_>], outcome: &Outcome) -> Finding {
     let no = |reason, message| Finding::no(Type::VolumesReady, reason, message);
+    if valid.cache.ephemeral {
+        let message = "cache.ephemeral is set: each cache goes with its pod";
+        return Finding::yes(Type::VolumesReady, Reason::EphemeralCaches, message);
+    }
     for Replica { name, claim, .. } in replicas {
         let phase = claim.and_then(|claim| claim.status.as_ref()?.phase.as_deref());
         let Some(claim) = claim else {

@@ -7,6 +7,7 @@
 mod cache;
 mod image;
 mod pods;
+mod security;
 mod serving;
 mod units;
 mod upstreams;
@@ -50,6 +51,8 @@ pub struct ValidProxy {
     pub origin: String,
     /// The keys that may sign checkpoints. None is a log that is believed without.
     pub keys: Vec<ValidKey>,
+    /// Who may vouch for upstreams, beside those the image trusts; mounted.
+    pub trusted_ca: Option<Mounted>,
     /// Whether upstreams are asked.
     pub mode: Mode,
     /// How often the log is asked for a checkpoint.
@@ -85,7 +88,7 @@ pub struct ValidProxy {
 impl ValidProxy {
     /// Where clients in the cluster connect.
     pub fn client_url(&self) -> String {
-        self.names.client_url(self.tls.is_some())
+        self.names.client_url(self.tls.is_some(), self.service.port)
     }
 }
 
@@ -100,15 +103,22 @@ pub struct ValidImage {
     pub pull_secrets: Vec<String>,
 }
 
+/// An entry of an object that replicas mount.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Mounted {
+    /// Of a ConfigMap.
+    ConfigMap(KeyRef),
+    /// Of a Secret.
+    Secret(KeyRef),
+}
+
 /// Where a public key comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ValidKey {
-    /// An entry of a ConfigMap, mounted.
-    ConfigMap(KeyRef),
     /// The spec itself.
     Inline(String),
-    /// An entry of a Secret, mounted.
-    Secret(KeyRef),
+    /// An entry of another object.
+    Mounted(Mounted),
 }
 
 /// What is wrong with a TileProxy, and what would be right. Retrying does not help; the next change
@@ -164,6 +174,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         monitoring,
         pod_disruption_budget,
         update_strategy,
+        trusted_ca,
         proxy: egress_proxy,
         resources,
         node_selector,
@@ -174,6 +185,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         pod_annotations,
         pod_labels,
         pod_security_context,
+        security_context,
         service_account_name,
         termination_grace_period_seconds,
         extra_env,
@@ -201,8 +213,11 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
     tls.as_ref().map_or(Ok(()), serving::check_tls)?;
     serving::check_rate_limit(&rate_limit)?;
     serving::check_log(&log)?;
-    let security = pod_security_context.unwrap_or_else(pods::default_security);
-    pods::check_security(&security)?;
+    units::number("spec.service.port", service.port, &(1..=65_535))?;
+    let security = pod_security_context.unwrap_or_else(security::default_pod);
+    security::check_pod(&security)?;
+    let container_security = security_context.unwrap_or_default();
+    security::check_container(&container_security)?;
     Ok(ValidProxy {
         names: Names { name, namespace },
         owner,
@@ -220,6 +235,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
             .enumerate()
             .map(|(at, key)| valid_key(at, key))
             .collect::<Result<_, _>>()?,
+        trusted_ca: trusted_ca.map(upstreams::valid_trusted_ca).transpose()?,
         mode,
         refresh_interval: units::interval(
             "spec.checkpoint.refreshInterval",
@@ -252,6 +268,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
             annotations: pod_annotations,
             labels: pod_labels,
             security,
+            container_security,
             service_account: service_account_name,
             grace_seconds: units::number(
                 "spec.terminationGracePeriodSeconds",
@@ -324,12 +341,12 @@ fn valid_key(at: usize, key: PublicKey) -> Result<ValidKey, Invalid> {
             inline: None,
             secret_key_ref: Some(key),
             config_map_key_ref: None,
-        } => Ok(ValidKey::Secret(key)),
+        } => Ok(ValidKey::Mounted(Mounted::Secret(key))),
         PublicKey {
             inline: None,
             secret_key_ref: None,
             config_map_key_ref: Some(key),
-        } => Ok(ValidKey::ConfigMap(key)),
+        } => Ok(ValidKey::Mounted(Mounted::ConfigMap(key))),
         PublicKey { .. } => Err(invalid(
             format!("spec.publicKeys[{at}]"),
             "set exactly one of inline, secretKeyRef and configMapKeyRef",

@@ -49,6 +49,13 @@ pub struct Cache {
     )]
     pub access_modes: Vec<AccessMode>,
 
+    /// Whether each replica keeps its cache in its pod, on the node's disk (an emptyDir limited to
+    /// `size`), in place of a volume: a pod that is replaced begins empty, and asks the other replicas
+    /// and the log for everything again. What is said of volumes has no effect then; those there are
+    /// stay, and are used again once this is false. Defaults to false.
+    #[serde(default)]
+    pub ephemeral: bool,
+
     /// Age from which a served checkpoint carries a `Warning` header, in whole minutes, 1m to
     /// 168h, such as `5m`. Defaults to 5m.
     #[serde(default = "defaults::checkpoint_ttl", rename = "checkpointTTL")]
@@ -70,6 +77,7 @@ impl Default for Cache {
             memory: defaults::memory(),
             storage_class_name: String::new(),
             access_modes: defaults::access_modes(),
+            ephemeral: false,
             checkpoint_ttl: defaults::checkpoint_ttl(),
             retention: Retention::default(),
         }

@@ -1,4 +1,5 @@
-//! `spec.publicKeys`: which keys may sign the log's checkpoints.
+//! `spec.publicKeys` and `spec.trustedCA`: which keys may sign the log's checkpoints, and who may vouch
+//! for the servers they are read from.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,27 @@ pub struct PublicKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_key_ref: Option<KeyRef>,
 }
+
+/// Certificates of further authorities: exactly one of the fields is set.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    cel,
+    validation = Rule::new("has(self.secretKeyRef) != has(self.configMapKeyRef)").message(TRUSTED_CA_RULE)
+)]
+pub struct TrustedCa {
+    /// An entry of a ConfigMap of the same namespace, such as one that trust-manager or OpenShift
+    /// fills.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_key_ref: Option<KeyRef>,
+
+    /// An entry of a Secret of the same namespace. It is mounted, never read by the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<KeyRef>,
+}
+
+/// What is said about authorities from nowhere, or from two places.
+pub(crate) const TRUSTED_CA_RULE: &str = "set exactly one of configMapKeyRef and secretKeyRef";
 
 /// One entry of a Secret or ConfigMap in the namespace of the TileProxy.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]

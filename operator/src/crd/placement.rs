@@ -60,10 +60,38 @@ pub struct EgressProxy {
 /// What is said about a forward proxy that is refused.
 pub(crate) const PROXY_RULE: &str = "must be an http:// or https:// URL without user and path, such as http://proxy.example.com:3128";
 
+/// What is said about a privilege.
+pub(crate) const PRIVILEGE_RULE: &str = "privileged and allowPrivilegeEscalation must not be true: pods meet the restricted Pod Security Standard";
+
+/// What is said about root.
+pub(crate) const ROOT_RULE: &str = "runAsUser must not be 0, nor runAsNonRoot false: pods meet the restricted Pod Security Standard";
+
+/// What is said about capabilities. All others are dropped, whatever is dropped by name.
+pub(crate) const CAPABILITY_RULE: &str = "capabilities.add must hold nothing but NET_BIND_SERVICE: pods meet the restricted Pod Security Standard";
+
+/// What is said about profiles that confine nothing.
+pub(crate) const CONFINED_RULE: &str = "seccompProfile and appArmorProfile must not be Unconfined, nor procMount Unmasked: pods meet the restricted Pod Security Standard";
+
+/// What is said about an SELinux label that is not a container's.
+pub(crate) const SELINUX_RULE: &str = "seLinuxOptions must not set user or role, nor a type other than container_t, container_init_t, container_kvm_t and container_engine_t: pods meet the restricted Pod Security Standard";
+
+/// What is said about options of another system.
+pub(crate) const WINDOWS_RULE: &str = "windowsOptions must not be set: the image is for Linux";
+
+/// The SELinux types that the standard allows.
+pub(crate) const SELINUX_TYPES: [&str; 5] = [
+    "",
+    "container_t",
+    "container_init_t",
+    "container_kvm_t",
+    "container_engine_t",
+];
+
 /// As whom pods run, within the *restricted* Pod Security Standard, whose other settings stay. If this
 /// is given, it is the whole of it: what is left out is left to the cluster, as OpenShift wants it.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(cel)]
 pub struct PodSecurity {
     /// User of the processes; never 0, which is root. Left out: that of the image or the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,6 +115,7 @@ pub struct PodSecurity {
 
     /// SELinux label of the processes. Left out: as the cluster decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("(!has(self.user) || self.user == '') && (!has(self.role) || self.role == '') && (!has(self.type) || self.type in ['', 'container_t', 'container_init_t', 'container_kvm_t', 'container_engine_t'])").message(SELINUX_RULE))]
     pub se_linux_options: Option<SELinuxOptions>,
 }
 

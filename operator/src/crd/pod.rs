@@ -73,12 +73,18 @@ pub struct PullSecret {
 }
 
 /// The Service clients connect to.
-#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientService {
     /// How the Service is reached. Defaults to ClusterIP, which is inside the cluster only.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
+
+    /// Port of the Service, 1 to 65535, such as 443 with `tls`. That of the pods stays 8080. Defaults
+    /// to 8080.
+    #[serde(default = "defaults::port")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: i32,
 
     /// Which replicas a client is led to if there are several. Left out: any of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,6 +99,19 @@ pub struct ClientService {
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
+}
+
+// A derived `Default` would say port 0.
+impl Default for ClientService {
+    fn default() -> Self {
+        Self {
+            type_: ServiceType::default(),
+            port: defaults::port(),
+            traffic_distribution: None,
+            annotations: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        }
+    }
 }
 
 /// Which replicas a client is led to, as long as there is one.
@@ -134,5 +153,11 @@ impl ServiceType {
             Self::LoadBalancer => "LoadBalancer",
             Self::NodePort => "NodePort",
         }
+    }
+}
+
+mod defaults {
+    pub(super) fn port() -> i32 {
+        8080
     }
 }

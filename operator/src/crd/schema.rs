@@ -100,13 +100,15 @@ mod tests {
     }
 
     /// Kubernetes' own types are not ours to describe or bound.
-    const FOREIGN: [&str; 8] = [
+    const FOREIGN: [&str; 10] = [
         "spec.affinity",
         "spec.extraEnv",
         "spec.networkPolicy.allowAdminFrom",
         "spec.networkPolicy.allowFrom",
         "spec.podSecurityContext.seLinuxOptions",
         "spec.resources",
+        "spec.securityContext",
+        "spec.sync.resources",
         "spec.tolerations",
         "spec.topologySpreadConstraints",
     ];

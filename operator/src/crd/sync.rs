@@ -1,5 +1,6 @@
 //! `spec.sync`: the scheduled prefetch.
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,11 @@ pub struct SyncSpec {
     #[serde(default = "defaults::failed_jobs_history_limit")]
     #[schemars(range(min = 0, max = 10))]
     pub failed_jobs_history_limit: i32,
+
+    /// CPU and memory of a sync Job, which does no more than ask and wait. Defaults to requests of 10m
+    /// CPU and 32Mi memory, without limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
 }
 
 // A derived `Default` would put empty strings into the CRD, not the defaults of the fields.
@@ -79,6 +85,7 @@ impl Default for SyncSpec {
             active_deadline_seconds: defaults::active_deadline_seconds(),
             successful_jobs_history_limit: defaults::successful_jobs_history_limit(),
             failed_jobs_history_limit: defaults::failed_jobs_history_limit(),
+            resources: None,
         }
     }
 }

@@ -51,7 +51,8 @@ pub struct Upstream {
     pub tile_base_url: String,
 
     /// Certificates, PEM, of the only authorities that may vouch for this upstream: an entry of a
-    /// ConfigMap, mounted and read again when it changes. Left out: those the image trusts.
+    /// ConfigMap, mounted and read again when it changes. Left out: those the image trusts, and
+    /// `trustedCA`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_config_map_key_ref: Option<KeyRef>,
 

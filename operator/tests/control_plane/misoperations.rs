@@ -183,7 +183,11 @@ struct Lane {
 
 impl Lane {
     async fn start(world: World, base: Value) -> Self {
-        for (name, key) in [("log-keys", "rekor.pub"), ("mirror-ca", "ca.crt")] {
+        for (name, key) in [
+            ("company-ca", "ca-bundle.crt"),
+            ("log-keys", "rekor.pub"),
+            ("mirror-ca", "ca.crt"),
+        ] {
             let map = json!({"metadata": {"name": name}, "data": {key: "something"}});
             let map: ConfigMap = serde_json::from_value(map).expect("a ConfigMap");
             let created = world.api().create(&PostParams::default(), &map).await;

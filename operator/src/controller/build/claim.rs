@@ -162,10 +162,14 @@ pub fn plan_unused(
         && lacking_label(&proxy.names.ordinal(ordinal), observed).is_none()
         && recorded_owner(observed) == Some(&proxy.owner.uid)
         && controller(observed).is_none_or(|other| other.uid == proxy.owner.uid);
-    if !ours || ordinal < proxy.replicas || observed.metadata.deletion_timestamp.is_some() {
+    let is_removed = ordinal >= proxy.replicas;
+    let is_unused = is_removed || proxy.cache.ephemeral;
+    if !ours || !is_unused || observed.metadata.deletion_timestamp.is_some() {
         return UnusedClaim::Keep;
     }
-    if proxy.cache.retention.when_scaled == RetentionPolicy::Delete && !replica_exists {
+    // The volume of a replica that now does without is for the day on which it no longer does.
+    let policy = proxy.cache.retention.when_scaled;
+    if is_removed && policy == RetentionPolicy::Delete && !replica_exists {
         return UnusedClaim::Delete;
     }
     // An owner reference of an earlier policy would still make it go with the TileProxy.

@@ -99,6 +99,7 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
         upstreams,
         origin,
         keys,
+        trusted_ca,
         mode,
         refresh_interval,
         cache:
@@ -108,6 +109,7 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
                 memory_mb,
                 storage_class: _,
                 access_modes: _,
+                ephemeral: _,
                 checkpoint_ttl_minutes,
                 retention: _,
             },
@@ -138,6 +140,7 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
                 annotations: _,
                 labels: _,
                 security: _,
+                container_security: _,
                 service_account: _,
                 grace_seconds,
                 env: _, // among it the forward proxy, which the proxy takes from there
@@ -154,6 +157,7 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
         .map(|(at, key)| key_source(at, key))
         .collect();
     config.danger_accept_unsigned = keys.is_empty();
+    config.trusted_ca = trusted_ca.as_ref().map(|_| File::trusted_ca().source());
     config.mode = match mode {
         Mode::Offline => config::Mode::Offline,
         Mode::Online => config::Mode::Online,
@@ -206,7 +210,7 @@ fn budget(size: Size) -> Size {
 fn key_source(at: usize, key: &ValidKey) -> Source {
     match key {
         ValidKey::Inline(key) => Source::Inline(key.clone()),
-        ValidKey::ConfigMap(_) | ValidKey::Secret(_) => File::key(at).source(),
+        ValidKey::Mounted(_) => File::key(at).source(),
     }
 }
 

@@ -79,19 +79,28 @@ fn pod_spec(proxy: &ValidProxy) -> PodSpec {
             image_pull_policy: Some(proxy.image.pull_policy.to_owned()),
             command: Some(vec!["/usr/local/bin/tile-proxy".to_owned()]),
             args: Some(args),
-            resources: Some(ResourceRequirements {
-                requests: Some(BTreeMap::from([
-                    ("cpu".to_owned(), Quantity("10m".to_owned())),
-                    ("memory".to_owned(), Quantity("32Mi".to_owned())),
-                ])),
-                ..ResourceRequirements::default()
-            }),
-            security_context: Some(pod::container_security()),
+            resources: proxy
+                .sync
+                .resources
+                .clone()
+                .or_else(|| Some(default_resources())),
+            security_context: Some(pod::container_security(proxy)),
             volume_mounts: Some(vec![admin_mount]),
             ..Container::default()
         }],
         restart_policy: Some("Never".to_owned()),
         volumes: Some(vec![admin]),
         ..pod::restricted(proxy)
+    }
+}
+
+/// What a Job asks for when the spec does not say: it asks and waits.
+fn default_resources() -> ResourceRequirements {
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity("10m".to_owned())),
+            ("memory".to_owned(), Quantity("32Mi".to_owned())),
+        ])),
+        ..ResourceRequirements::default()
     }
 }

@@ -10,10 +10,11 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
         core::v1::{
-            Affinity, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, Lifecycle,
-            LifecycleHandler, PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity,
-            PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SleepAction,
-            TopologySpreadConstraint, Volume, WeightedPodAffinityTerm,
+            Affinity, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+            HTTPGetAction, Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource,
+            PodAffinityTerm, PodAntiAffinity, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, SleepAction, TopologySpreadConstraint, Volume,
+            WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -90,14 +91,7 @@ pub(super) fn replica(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> 
 fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
     let (admin, admin_mount) = pod::admin_token(proxy);
     let mut volumes = vec![
-        Volume {
-            name: "cache".to_owned(),
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: proxy.names.replica(ordinal),
-                read_only: None,
-            }),
-            ..Volume::default()
-        },
+        cache(proxy, ordinal),
         Volume {
             name: "config".to_owned(),
             config_map: Some(ConfigMapVolumeSource {
@@ -159,7 +153,7 @@ fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
                     .clone()
                     .unwrap_or_else(|| default_resources(proxy)),
             ),
-            security_context: Some(pod::container_security()),
+            security_context: Some(pod::container_security(proxy)),
             volume_mounts: Some(mounts),
             ..Container::default()
         }],
@@ -167,6 +161,31 @@ fn pod_spec(proxy: &ValidProxy, ordinal: u16, configuration: &str) -> PodSpec {
         topology_spread_constraints: (!spread.is_empty()).then_some(spread),
         volumes: Some(volumes),
         ..pod::restricted(proxy)
+    }
+}
+
+/// Where the replica keeps what it has proven: a volume of its own, or a part of the node's disk.
+fn cache(proxy: &ValidProxy, ordinal: u16) -> Volume {
+    let volume = Volume {
+        name: "cache".to_owned(),
+        ..Volume::default()
+    };
+    if proxy.cache.ephemeral {
+        return Volume {
+            empty_dir: Some(EmptyDirVolumeSource {
+                // A replica that fills more is evicted; its budget stays below it.
+                size_limit: Some(Quantity(proxy.cache.size_text.clone())),
+                ..EmptyDirVolumeSource::default()
+            }),
+            ..volume
+        };
+    }
+    Volume {
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: proxy.names.replica(ordinal),
+            read_only: None,
+        }),
+        ..volume
     }
 }
 
@@ -240,5 +259,35 @@ fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
         period_seconds: Some(period_seconds),
         timeout_seconds: Some(3),
         ..Probe::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::{build::build, fixture::valid};
+
+    #[test]
+    fn an_ephemeral_cache_is_a_bounded_part_of_the_nodes_disk() {
+        let proxy = valid(|proxy| {
+            proxy.spec.cache.ephemeral = true;
+            proxy.spec.cache.size = "3Gi".to_owned();
+        });
+        let resources = build(&proxy);
+        assert!(resources.claims.is_empty());
+        for deployment in &resources.deployments {
+            let pod = deployment.spec.template.spec.as_ref().expect("a pod");
+            let volumes = pod.volumes.iter().flatten();
+            let cache: Vec<_> = volumes.filter(|volume| volume.name == "cache").collect();
+            let [cache] = cache[..] else {
+                panic!("{cache:?}");
+            };
+            assert!(cache.persistent_volume_claim.is_none());
+            let limit = cache.empty_dir.as_ref().and_then(|d| d.size_limit.clone());
+            assert_eq!(limit, Some(Quantity("3Gi".to_owned())));
+        }
+        // The rest is for what is not flushed yet: nobody is evicted for it.
+        let budget = config_map::config(&proxy).cache.max_size;
+        assert_eq!(budget, "2764Mi".parse().ok());
     }
 }

@@ -61,16 +61,18 @@ pub(super) fn restricted(proxy: &ValidProxy) -> PodSpec {
     }
 }
 
-/// What a container of such a pod may do: nothing.
-pub(super) fn container_security() -> SecurityContext {
+/// What a container of such a pod may do: nothing, but for what the spec asks, which is within the
+/// standard.
+pub(super) fn container_security(proxy: &ValidProxy) -> SecurityContext {
+    let asked = proxy.pods.container_security.clone();
     SecurityContext {
         allow_privilege_escalation: Some(false),
         capabilities: Some(Capabilities {
-            add: None,
+            add: asked.capabilities.and_then(|capabilities| capabilities.add),
             drop: Some(vec!["ALL".to_owned()]),
         }),
-        read_only_root_filesystem: Some(true),
-        ..SecurityContext::default()
+        read_only_root_filesystem: asked.read_only_root_filesystem.or(Some(true)),
+        ..asked
     }
 }
 
@@ -110,4 +112,40 @@ pub(super) fn labels(
     let mut labels = proxy.pods.labels.clone();
     labels.extend(ours);
     labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::{build::build, fixture::valid};
+
+    #[test]
+    fn what_the_spec_asks_of_a_container_is_added_to_what_is_always_so() {
+        let asked = SecurityContext {
+            capabilities: Some(Capabilities {
+                add: Some(vec!["NET_BIND_SERVICE".to_owned()]),
+                drop: Some(vec!["NET_RAW".to_owned()]),
+            }),
+            read_only_root_filesystem: Some(false),
+            run_as_user: Some(1000),
+            ..SecurityContext::default()
+        };
+        let proxy = valid(|proxy| proxy.spec.security_context = Some(asked.clone()));
+        let want = SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                add: Some(vec!["NET_BIND_SERVICE".to_owned()]),
+                drop: Some(vec!["ALL".to_owned()]),
+            }),
+            ..asked
+        };
+        assert_eq!(container_security(&proxy), want);
+        let built = build(&proxy);
+        let replica = built.deployments[0].spec.template.spec.clone();
+        let job = built.cron_jobs[0].spec.job_template.spec.clone();
+        for pod in [replica, job.and_then(|job| job.template.spec)] {
+            let pod = pod.expect("a pod");
+            assert_eq!(pod.containers[0].security_context.as_ref(), Some(&want));
+        }
+    }
 }

@@ -9,7 +9,7 @@ use tile_proxy::config::Source;
 
 use super::pod;
 use crate::{
-    controller::validate::{ValidKey, ValidProxy},
+    controller::validate::{Mounted, ValidKey, ValidProxy},
     crd::KeyRef,
 };
 
@@ -52,6 +52,15 @@ impl Reference {
     /// The entries of its `data` that are needed.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// One entry of an object of either kind.
+    fn mounts(field: &str, from: &Mounted, volume: String, file: File) -> Self {
+        let (kind, key, from) = match from {
+            Mounted::ConfigMap(from) => (Kind::ConfigMap, "configMapKeyRef", from),
+            Mounted::Secret(from) => (Kind::Secret, "secretKeyRef", from),
+        };
+        Self::one(format!("{field}.{key}"), kind, from, volume, file)
     }
 
     fn one(field: String, kind: Kind, from: &KeyRef, volume: String, file: File) -> Self {
@@ -127,6 +136,14 @@ impl File {
         Self {
             directory: format!("{UPSTREAMS}/{at}/authorization"),
             name: "value",
+        }
+    }
+
+    /// The authorities beside those the image trusts.
+    pub(super) fn trusted_ca() -> Self {
+        Self {
+            directory: "trusted-ca".to_owned(),
+            name: "ca.pem",
         }
     }
 
@@ -206,17 +223,21 @@ pub fn references(proxy: &ValidProxy) -> Vec<Reference> {
         }
     }
     for (at, key) in proxy.keys.iter().enumerate() {
-        let (kind, field, from) = match key {
-            ValidKey::ConfigMap(from) => (Kind::ConfigMap, "configMapKeyRef", from),
-            ValidKey::Inline(_) => continue,
-            ValidKey::Secret(from) => (Kind::Secret, "secretKeyRef", from),
-        };
-        references.push(Reference::one(
-            format!("spec.publicKeys[{at}].{field}"),
-            kind,
+        if let ValidKey::Mounted(from) = key {
+            references.push(Reference::mounts(
+                &format!("spec.publicKeys[{at}]"),
+                from,
+                format!("key-{at}"),
+                File::key(at),
+            ));
+        }
+    }
+    if let Some(from) = &proxy.trusted_ca {
+        references.push(Reference::mounts(
+            "spec.trustedCA",
             from,
-            format!("key-{at}"),
-            File::key(at),
+            "trusted-ca".to_owned(),
+            File::trusted_ca(),
         ));
     }
     if let Some(tls) = &proxy.tls {

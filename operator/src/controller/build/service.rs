@@ -22,7 +22,10 @@ pub(super) fn clients(proxy: &ValidProxy) -> Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(proxy.service.type_.as_str().to_owned()),
-            ports: Some(vec![client_port(proxy)]),
+            ports: Some(vec![ServicePort {
+                port: proxy.service.port,
+                ..client_port(proxy)
+            }]),
             traffic_distribution: proxy
                 .service
                 .traffic_distribution

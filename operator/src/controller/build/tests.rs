@@ -402,4 +402,14 @@ fn clients_do_not_reach_the_admin_port() {
     };
     assert_eq!(ports(&resources.services[0]), [8080]);
     assert_eq!(ports(&resources.services[1]), [8080, 8081]);
+
+    let other = valid(|proxy| proxy.spec.service.port = 80);
+    let resources = build(&other);
+    assert_eq!(ports(&resources.services[0]), [80]);
+    assert_eq!(
+        ports(&resources.services[1]),
+        [8080, 8081],
+        "as peers know it"
+    );
+    assert_eq!(other.client_url(), "http://rome2026h1.verifiers.svc:80");
 }

@@ -8,13 +8,15 @@ use std::{fs, path::PathBuf};
 use serde_json::{Map, Value, json};
 
 /// Parts of Kubernetes' own types, which go into children as they are.
-pub(crate) const FOREIGN: [&str; 8] = [
+pub(crate) const FOREIGN: [&str; 10] = [
     "affinity",
     "extraEnv",
     "networkPolicy.allowAdminFrom",
     "networkPolicy.allowFrom",
     "podSecurityContext.seLinuxOptions",
     "resources",
+    "securityContext",
+    "sync.resources",
     "tolerations",
     "topologySpreadConstraints",
 ];

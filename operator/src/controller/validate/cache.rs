@@ -18,6 +18,8 @@ pub struct ValidCache {
     pub storage_class: Option<String>,
     /// How the volume is mounted.
     pub access_modes: Vec<AccessMode>,
+    /// Whether there is no volume: the cache goes with its pod.
+    pub ephemeral: bool,
     /// Age at which a checkpoint is called stale, in whole minutes.
     pub checkpoint_ttl_minutes: u64,
     /// What becomes of volumes that are no longer used.
@@ -30,6 +32,7 @@ pub(super) fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
         memory,
         storage_class_name,
         access_modes,
+        ephemeral,
         checkpoint_ttl,
         retention,
     } = cache;
@@ -57,6 +60,7 @@ pub(super) fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
         memory_mb: memory.0 >> 20,
         storage_class: (!storage_class_name.is_empty()).then_some(storage_class_name),
         access_modes,
+        ephemeral,
         checkpoint_ttl_minutes,
         retention,
     })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint,
+    Affinity, EnvVar, ResourceRequirements, SecurityContext, Toleration, TopologySpreadConstraint,
 };
 use tile_proxy::config::ENVIRONMENT_PREFIX;
 use url::Url;
@@ -13,9 +13,6 @@ use crate::{
     controller::names::RESERVED_PREFIXES,
     crd::{EgressProxy, PROXY_RULE, PodSecurity, PullSecret},
 };
-
-/// User and group of the proxy, as in its image.
-const USER: i64 = 65_532;
 
 /// Where and how pods run.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,41 +35,14 @@ pub struct Pods {
     pub labels: BTreeMap<String, String>,
     /// As whom they run.
     pub security: PodSecurity,
+    /// What containers may do, over what is set anyway.
+    pub container_security: SecurityContext,
     /// ServiceAccount; empty is our own.
     pub service_account: String,
     /// Time a replica has to stop, in seconds.
     pub grace_seconds: i64,
     /// Environment of replicas.
     pub env: Vec<EnvVar>,
-}
-
-/// As whom pods run where the spec does not say.
-pub(super) fn default_security() -> PodSecurity {
-    PodSecurity {
-        run_as_user: Some(USER),
-        run_as_group: Some(USER),
-        fs_group: Some(USER),
-        ..PodSecurity::default()
-    }
-}
-
-/// Checks what the *restricted* Pod Security Standard asks of `security`.
-pub(super) fn check_security(security: &PodSecurity) -> Result<(), Invalid> {
-    let ids = [
-        ("runAsUser", security.run_as_user),
-        ("runAsGroup", security.run_as_group),
-        ("fsGroup", security.fs_group),
-    ];
-    let range = 1..=i64::from(i32::MAX);
-    for (field, id) in ids {
-        let field = format!("spec.podSecurityContext.{field}");
-        units::number(&field, id.unwrap_or(1), &range)?;
-    }
-    for (at, group) in security.supplemental_groups.iter().enumerate() {
-        let field = format!("spec.podSecurityContext.supplementalGroups[{at}]");
-        units::number(&field, *group, &range)?;
-    }
-    Ok(())
 }
 
 /// Checks labels that users add to ours.

@@ -3,8 +3,10 @@
 use tile_proxy::config::Interval;
 use url::Url;
 
-use super::{Invalid, invalid, units};
-use crate::crd::{CA_RULE, KeyRef, MAX_UPSTREAMS, NAMES_RULE, URL_RULE, Upstream};
+use super::{Invalid, Mounted, invalid, units};
+use crate::crd::{
+    CA_RULE, KeyRef, MAX_UPSTREAMS, NAMES_RULE, TRUSTED_CA_RULE, TrustedCa, URL_RULE, Upstream,
+};
 
 /// One upstream.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +57,19 @@ pub(super) fn valid_upstreams(upstreams: Vec<Upstream>) -> Result<Vec<ValidUpstr
         valid.push(upstream);
     }
     Ok(valid)
+}
+
+/// Where the authorities beside those the image trusts are.
+pub(super) fn valid_trusted_ca(trusted: TrustedCa) -> Result<Mounted, Invalid> {
+    let TrustedCa {
+        config_map_key_ref,
+        secret_key_ref,
+    } = trusted;
+    match (config_map_key_ref, secret_key_ref) {
+        (Some(from), None) => Ok(Mounted::ConfigMap(from)),
+        (None, Some(from)) => Ok(Mounted::Secret(from)),
+        _ => Err(invalid("spec.trustedCA", TRUSTED_CA_RULE)),
+    }
 }
 
 fn valid_upstream(at: &str, upstream: Upstream) -> Result<ValidUpstream, Invalid> {

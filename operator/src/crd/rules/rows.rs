@@ -178,6 +178,103 @@ pub(crate) fn rows() -> Vec<Row> {
             json!({"secretRef": {"name": "rome-tls"}}),
             None,
         ),
+        ("/spec/service/port", json!(65_535), None),
+        (
+            "/spec/trustedCA",
+            json!({"configMapKeyRef": {"name": "c", "key": "k"}}),
+            None,
+        ),
+        (
+            "/spec/trustedCA",
+            json!({}),
+            Some("exactly one of configMapKeyRef and secretKeyRef"),
+        ),
+        (
+            "/spec/trustedCA",
+            json!({"configMapKeyRef": {"name": "c", "key": "k"}, "secretKeyRef": {"name": "c", "key": "k"}}),
+            Some("exactly one of configMapKeyRef and secretKeyRef"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"privileged": true}),
+            Some("privileged and allowPrivilegeEscalation must not be true"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"allowPrivilegeEscalation": true}),
+            Some("privileged and allowPrivilegeEscalation must not be true"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"runAsUser": 0}),
+            Some("runAsUser must not be 0"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"runAsNonRoot": false}),
+            Some("nor runAsNonRoot false"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"capabilities": {"add": ["NET_BIND_SERVICE", "NET_ADMIN"]}}),
+            Some("nothing but NET_BIND_SERVICE"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"capabilities": {"add": ["NET_ADMIN"]}}),
+            Some("nothing but NET_BIND_SERVICE"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"seccompProfile": {"type": "Unconfined"}}),
+            Some("must not be Unconfined"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"appArmorProfile": {"type": "Unconfined"}}),
+            Some("must not be Unconfined"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"procMount": "Unmasked"}),
+            Some("nor procMount Unmasked"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"seLinuxOptions": {"type": "spc_t"}}),
+            Some("a type other than container_t"),
+        ),
+        (
+            "/spec/securityContext",
+            json!({"windowsOptions": {}}),
+            Some("the image is for Linux"),
+        ),
+        // As charts have it, and what may be relaxed.
+        (
+            "/spec/securityContext",
+            json!({
+                "allowPrivilegeEscalation": false,
+                "capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]},
+                "privileged": false,
+                "procMount": "Default",
+                "readOnlyRootFilesystem": false,
+                "runAsNonRoot": true,
+                "runAsUser": 1000,
+                "seLinuxOptions": {"level": "s0:c1,c2", "type": "container_t"},
+                "seccompProfile": {"type": "Localhost", "localhostProfile": "rome.json"},
+            }),
+            None,
+        ),
+        (
+            "/spec/podSecurityContext",
+            json!({"seLinuxOptions": {"user": "root"}}),
+            Some("must not set user or role"),
+        ),
+        (
+            "/spec/podSecurityContext",
+            json!({"seLinuxOptions": {"level": "s0:c1,c2"}}),
+            None,
+        ),
         (
             "/spec/rateLimit",
             json!({"burst": 1}),

@@ -219,6 +219,20 @@ fn only_a_removed_replicas_own_volume_is_deleted_and_only_by_policy() {
         "in use"
     );
 
+    // Without volumes for now: those there are wait, also while nothing uses them.
+    let mut without = proxy.clone();
+    without.cache.ephemeral = true;
+    let waiting = existing(&proxy, 1);
+    for replica_exists in [true, false] {
+        let plan = plan_unused(&without, &waiting, replica_exists);
+        assert_eq!(plan, UnusedClaim::Keep, "{replica_exists}");
+    }
+    without.cache.retention = keeping(Delete, Delete).cache.retention;
+    assert!(matches!(
+        plan_unused(&without, &waiting, true),
+        UnusedClaim::Patch(_) // it still goes with its TileProxy, or no longer
+    ));
+
     let rows: [(&str, Change); 8] = [
         ("an earlier resource's", |claim| {
             claim
