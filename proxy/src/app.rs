@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     audit::{Audit, Event},
     cache::{Cache, CacheError, LOCK_WAIT, LockError},
-    config::Settings,
+    config::{Settings, discovered},
     http::{
         AdminPolicy, CodedBundles, Gate, Listener, RateLimit, Role, Rules, Server, Service, Site,
         TlsServer,
@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     reload::{self, Loaded, Reload},
     sync::Syncs,
+    tuf::{FoundLog, Tuf},
 };
 
 /// Compressed bundles may take this part of `cache.memory_mb` once more.
@@ -101,16 +102,25 @@ pub async fn run(loaded: Loaded, reload: Reload, stop: CancellationToken) -> any
         opened = open(&settings, &metrics, &audit) => Some(opened),
         () = stop.cancelled() => None,
     };
+    let configured = Arc::new(ArcSwap::from_pointee(settings));
     let mut tasks = JoinSet::new();
     let outcome = match opened {
         Some(Ok(service)) => {
             service.logs.follow();
+            if let Some(tuf) = service.logs.tuf() {
+                tasks.spawn(Arc::clone(tuf).follow());
+            }
             tasks.spawn(save_stats_for_ever(Arc::clone(&site)));
             let _ = site.service.set(service); // the only place that does
+            tasks.spawn(discover_for_ever(
+                Arc::clone(&site),
+                Arc::clone(&configured),
+            ));
             tasks.spawn(sync_on_schedule(Arc::clone(&site)));
             let running = Running {
                 site: Arc::clone(&site),
                 server,
+                configured,
             };
             tasks.spawn(reload::follow(reload, running, loaded));
             info!("ready");
@@ -145,6 +155,8 @@ pub async fn run(loaded: Loaded, reload: Reload, stop: CancellationToken) -> any
 pub(crate) struct Running {
     site: Arc<Site>,
     server: Arc<Server>,
+    /// What is in effect.
+    configured: Arc<ArcSwap<Settings>>,
 }
 
 impl Running {
@@ -160,8 +172,14 @@ impl Running {
         if let Err(error) = site.audit.record_at(&settings.config.audit.path) {
             warn!(error, "audit log not opened; it stays where it was");
         }
+        self.configured.store(Arc::new(settings.clone()));
         match site.service.get() {
-            Some(service) => service.logs.change(settings).await,
+            Some(service) => {
+                service
+                    .logs
+                    .change(&with_discovered(settings, service))
+                    .await
+            }
             None => Vec::new(),
         }
     }
@@ -265,12 +283,63 @@ async fn open(
     )
     .await?;
     let cache = Arc::new(cache);
+    let tuf = match settings.tuf.clone() {
+        Some(tuf) => Some(Arc::new(Tuf::open(tuf, Arc::clone(metrics))?)),
+        None => None,
+    };
+    let origins = cache.origins()?;
+    let cached = |found: &FoundLog| origins.iter().any(|origin| found.is_called(origin));
+    let settings = &discover(settings, tuf.as_ref(), cached);
     Ok(Service {
         coded: CodedBundles::new(settings.memory_budget / CODED_SHARE),
         syncs: Syncs::new(Arc::clone(metrics)),
-        logs: Logs::open(settings, &cache, metrics, audit)?,
+        logs: Logs::open(settings, &cache, metrics, audit, tuf)?,
         cache,
     })
+}
+
+/// The settings, with the logs that the TUF repository names if the configuration names none.
+fn with_discovered(settings: &Settings, service: &Service) -> Settings {
+    let cached = |found: &FoundLog| {
+        let origins = service.cache.origins().unwrap_or_default();
+        origins.iter().any(|origin| found.is_called(origin))
+    };
+    discover(settings, service.logs.tuf(), cached)
+}
+
+/// The settings, with the logs that were discovered in place of none; see [`discovered`].
+pub(crate) fn discover(
+    settings: &Settings,
+    tuf: Option<&Arc<Tuf>>,
+    cached: impl Fn(&FoundLog) -> bool,
+) -> Settings {
+    let mut settings = settings.clone();
+    if let Some(trusted) = tuf
+        .filter(|_| settings.discovers)
+        .and_then(|tuf| tuf.material())
+    {
+        let (logs, problems) = discovered(&settings.config, &trusted.material, cached);
+        for problem in problems {
+            warn!(%problem, "a log of the TUF repository is not followed");
+        }
+        settings.logs = logs;
+    }
+    settings
+}
+
+/// Follows the logs that the TUF repository names, as it names others.
+async fn discover_for_ever(site: Arc<Site>, configured: Arc<ArcSwap<Settings>>) {
+    while let Some((service, tuf)) = site.service.get().and_then(|it| Some((it, it.logs.tuf()?))) {
+        tuf.changed.notified().await;
+        let settings = configured.load_full();
+        if settings.discovers {
+            // What cannot be followed is said where it is tried.
+            let _ = service
+                .logs
+                .change(&with_discovered(&settings, service))
+                .await;
+        }
+    }
 }
 
 /// How often it is written down what is counted: what a crash loses of it.

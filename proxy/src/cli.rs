@@ -10,6 +10,7 @@ mod prune;
 mod replicas;
 mod serve;
 mod sync;
+mod tuf_client;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Command {
     Prune(prune::Prunes),
     Serve(serve::Serve),
     Sync(sync::Sync),
+    #[command(hide = true)]
+    TufClient(tuf_client::TufClient),
 }
 
 /// Exit code for a bad configuration (`EX_CONFIG`).
@@ -55,6 +58,7 @@ pub async fn main() -> ExitCode {
         Command::Prune(command) => command.run().await,
         Command::Serve(command) => command.run().await,
         Command::Sync(command) => command.run().await,
+        Command::TufClient(command) => command.run().await,
     }
 }
 

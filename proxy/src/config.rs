@@ -7,7 +7,7 @@
 mod check;
 mod load;
 mod logs;
-mod unbuilt;
+mod tuf;
 mod units;
 mod upstreams;
 
@@ -19,7 +19,7 @@ pub(crate) use self::upstreams::{REKOR_V2_PREFIX, with_rekor_v2_prefix};
 pub use self::{
     check::{Problem, Settings},
     load::{ConfigError, ENVIRONMENT_PREFIX},
-    logs::{LogSettings, MAX_CACHE_SHARE, MAX_LOGS, Signers},
+    logs::{KeysOf, LogSettings, MAX_CACHE_SHARE, MAX_LOGS, Signers, discovered},
     units::{Interval, Listen, Size, Source},
     upstreams::UpstreamSettings,
 };
@@ -224,12 +224,21 @@ pub struct Tuf {
     /// Base URL of the repository.
     #[serde(with = "units::empty_is_none")]
     pub url: Option<Url>,
-    /// The initial root of trust.
+    /// The initial root of trust, `root.json`; a file is read again when it changes. That of
+    /// Sigstore's public instance is built in.
     pub root: Option<Source>,
+    /// Certificate authorities for the repository in place of the system's, PEM. A file is read again
+    /// when it changes.
+    pub ca: Option<Source>,
     /// Where metadata is kept. Empty: `tuf/` under the cache.
     pub cache_path: String,
     /// Name of the environment in the service map.
     pub environment: String,
+    /// Target that holds the service map, with or without `.json`.
+    pub service_map: String,
+    /// Whether the service map may name a log at `http://`. What it serves is proven all the same;
+    /// what is asked for is for everybody on the way to see.
+    pub allow_http: bool,
     /// How often metadata is refreshed. Defaults to `1h`.
     pub refresh_interval: Interval,
     /// How long expired metadata is still followed. Defaults to `0s`.
@@ -244,8 +253,11 @@ impl Default for Tuf {
             enabled: false,
             url: None,
             root: None,
+            ca: None,
             cache_path: String::new(),
             environment: String::new(),
+            service_map: "sigstore-services-v1".to_owned(),
+            allow_http: false,
             refresh_interval: Interval::seconds(3600),
             expiry_grace: Interval::seconds(0),
             validate_checkpoint_signature: true,

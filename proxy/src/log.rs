@@ -41,7 +41,6 @@ use self::{
 use crate::{
     audit::{Audit, Event},
     cache::{Body, Cache, LogStore, slots::Slot},
-    config::Signers,
     metrics::{LogMetrics, Metrics},
     note::checkpoint::Checkpoint,
     peers::{self, Peers},
@@ -49,7 +48,7 @@ use crate::{
         path::Resource,
         tile::{Tile, width_in},
     },
-    trust::{Trust, TrustedKeys},
+    trust::{Trust, TrustSource, TrustedKeys},
     upstream::{
         Asked, Upstreams,
         trace::{Trace, scope},
@@ -187,8 +186,8 @@ impl Log {
     }
 
     /// Follows with other keys and at another interval, from the next refresh on.
-    pub fn follow_with(&self, signers: &Signers, refresh_interval: Duration) {
-        self.options.keys.replace_sources(signers);
+    pub fn follow_with(&self, source: Arc<dyn TrustSource>, refresh_interval: Duration) {
+        self.options.keys.replace_source(source);
         self.refresh_every(refresh_interval);
     }
 
@@ -200,7 +199,8 @@ impl Log {
         }
     }
 
-    fn refresh_every(&self, interval: Duration) {
+    /// Asks for a newer checkpoint once such an interval, from the next refresh on.
+    pub(crate) fn refresh_every(&self, interval: Duration) {
         let ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         self.refresh_ms.store(ms, Ordering::Relaxed);
     }
@@ -218,6 +218,19 @@ impl Log {
     /// Whether a checkpoint is believed whoever signed it.
     pub fn accepts_unsigned(&self) -> bool {
         *self.options.keys.current() == Trust::Anyone
+    }
+
+    /// Whether nothing new is believed, because what its keys are known from has expired.
+    pub fn trust_has_expired(&self) -> bool {
+        self.options.keys.is_expired()
+    }
+
+    /// Why no key of it is known, if that is so.
+    pub fn why_no_trust(&self) -> Option<String> {
+        match &*self.options.keys.current() {
+            Trust::Nobody(why) => Some(why.clone()),
+            Trust::Anyone | Trust::Keys(_) => None,
+        }
     }
 
     /// What is counted for each of its requests.

@@ -19,12 +19,13 @@ use tracing::{info, warn};
 use crate::{
     audit::Audit,
     cache::{Cache, LogStore},
-    config::{Kind, LogSettings, REKOR_V2_PREFIX, Settings, Signers},
+    config::{Kind, LogSettings, REKOR_V2_PREFIX, Settings},
     log::{Log, LogOptions},
     metrics::Metrics,
     peers::Peers,
     rekor_v1::RekorV1,
-    trust::TrustedKeys,
+    trust::{self, TrustSource, TrustedKeys},
+    tuf::Tuf,
     upstream::{Upstream, Upstreams, race::Rules as RaceRules, retry::Backoff},
 };
 
@@ -35,6 +36,8 @@ pub struct Logs {
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
     audit: Audit,
+    /// Where those without keys of their own have them from.
+    tuf: Option<Arc<Tuf>>,
     all: ArcSwap<Vec<Followed>>,
     /// What goes on for each log, by its name.
     tasks: Mutex<HashMap<String, JoinSet<()>>>,
@@ -97,11 +100,11 @@ impl Followed {
     }
 
     /// Uses other keys, another interval, and another part of the disk.
-    fn follow_with(&self, signers: &Signers, interval: Duration, disk_share: u64) {
-        self.log.follow_with(signers, interval);
+    fn follow_with(&self, source: &Arc<dyn TrustSource>, interval: Duration, disk_share: u64) {
+        self.log.follow_with(Arc::clone(source), interval);
         self.log.set_disk_share(disk_share);
         if let Some(rekor) = &self.rekor_v1 {
-            rekor.follow_with(signers, interval);
+            rekor.follow_with(Arc::clone(source), interval);
             rekor.set_disk_share(disk_share);
         }
     }
@@ -167,12 +170,14 @@ impl Logs {
         cache: &Arc<Cache>,
         metrics: &Arc<Metrics>,
         audit: &Audit,
+        tuf: Option<Arc<Tuf>>,
     ) -> anyhow::Result<Self> {
         let logs = Self {
             settings: settings.clone(),
             cache: Arc::clone(cache),
             metrics: Arc::clone(metrics),
             audit: audit.clone(),
+            tuf,
             all: ArcSwap::default(),
             tasks: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -307,7 +312,13 @@ impl Logs {
                 .zip(shares)
                 .map(async |(log, share)| match named(&log.name) {
                     Some(before) if before.settings.follows_as(log) => {
-                        before.follow_with(&log.signers, interval, share);
+                        let source = self.source(log).map_err(|error| {
+                            (
+                                Some(before.clone()),
+                                format!("log `{}`: {error:#}", log.name),
+                            )
+                        })?;
+                        before.follow_with(&source, interval, share);
                         Ok(Followed {
                             settings: log.clone(),
                             ..before.clone()
@@ -349,7 +360,9 @@ impl Logs {
         };
         match opened {
             Ok(followed) => {
-                followed.follow_with(&log.signers, interval, share);
+                if let Ok(source) = self.source(log) {
+                    followed.follow_with(&source, interval, share);
+                }
                 self.begin(&followed);
                 info!(log = log.name, "log followed as configured now");
                 Ok(followed)
@@ -424,8 +437,18 @@ impl Logs {
         })
     }
 
+    /// Where the keys of a log come from.
+    fn source(&self, log: &LogSettings) -> anyhow::Result<Arc<dyn TrustSource>> {
+        trust::source(log, self.tuf.as_ref())
+    }
+
+    /// The repository that keys come from, if there is one.
+    pub fn tuf(&self) -> Option<&Arc<Tuf>> {
+        self.tuf.as_ref()
+    }
+
     fn parts(&self, log: &LogSettings) -> anyhow::Result<(TrustedKeys, Upstreams)> {
-        let keys = TrustedKeys::read(&log.signers_key, &log.signers)?;
+        let keys = TrustedKeys::from(self.source(log)?)?;
         Ok((keys, self.upstreams(log)?))
     }
 

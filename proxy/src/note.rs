@@ -70,6 +70,9 @@ pub enum NoteError {
         /// Names and IDs of those who signed.
         signers: String,
     },
+    /// No key is known, as long as trust cannot be established.
+    #[error("{0}")]
+    NoTrust(String),
     /// No signature is of a known key.
     #[error("not signed by a known key; signed by: {signers}")]
     UnknownKeys {
@@ -84,6 +87,7 @@ impl NoteError {
         match self {
             Self::Malformed(_) => "malformed",
             Self::BadSignature { .. } => "bad_signature",
+            Self::NoTrust(_) => "no_trust",
             Self::OnlyCosigned { .. } => "only_cosigned",
             Self::UnknownKeys { .. } => "unknown_key",
         }

@@ -38,7 +38,6 @@ use self::{
 use crate::{
     audit::Event,
     cache::{Body, Cache},
-    config::Signers,
     log::{
         FollowError, LogOptions,
         fetch::{FlightError, Flights},
@@ -47,6 +46,7 @@ use crate::{
     },
     metrics::{LogMetrics, Metrics},
     note::{Note, NoteError, Signed},
+    trust::TrustSource,
     upstream::{
         Answered, Asked, FetchError, Passed as PassedOn, Upstreams,
         race::Passed,
@@ -167,8 +167,8 @@ impl RekorV1 {
     }
 
     /// Follows with other keys and at another interval, from the next refresh on.
-    pub fn follow_with(&self, signers: &Signers, refresh_interval: Duration) {
-        self.options.keys.replace_sources(signers);
+    pub fn follow_with(&self, source: Arc<dyn TrustSource>, refresh_interval: Duration) {
+        self.options.keys.replace_source(source);
         self.refresh_every(refresh_interval);
     }
 

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     app::{self, Running},
-    config::{Config, LogSettings, Settings, Source, Tls},
+    config::{Config, LogSettings, Settings, Signers, Source, Tls},
     http::TlsServer,
     trust::{Trust, TrustedKeys},
 };
@@ -105,7 +105,13 @@ pub fn settings(file: &Path) -> Result<Settings, Vec<String>> {
         settings.map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let mut problems = Vec::new();
     let mut trusted: Vec<(&LogSettings, Arc<Trust>)> = Vec::new();
-    for log in &settings.logs {
+    if let Some(tuf) = &settings.tuf
+        && let Err(error) = tuf.check()
+    {
+        problems.push(format!("{error:#}"));
+    }
+    let own = |log: &&LogSettings| !matches!(log.signers, Signers::Tuf(_));
+    for log in settings.logs.iter().filter(own) {
         match TrustedKeys::read(&log.signers_key, &log.signers) {
             Ok(keys) => trusted.push((log, keys.current())),
             Err(error) => problems.push(format!("{error:#}")),

@@ -1,17 +1,22 @@
 //! Which keys may sign a log's checkpoints, and where they come from.
 //!
-//! Keys given in the configuration, or in files it names. Files are read again while the process
-//! runs, so that a key can be rotated under it: what is unreadable or wrong at that moment changes
-//! nothing, and is said once.
+//! Two kinds of [`TrustSource`]: keys given in the configuration, or in files it names, and keys that a
+//! TUF repository vouches for. Both are read again while the process runs, so that a key can be
+//! rotated under it: what is unreadable or wrong at that moment changes nothing, and is said once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
+use futures::future::{BoxFuture, FutureExt as _, ready};
 
 use crate::{
-    config::{Signers, Source},
+    config::{KeysOf, LogSettings, Signers, Source},
     note::{self, Note, NoteError, vkey::VerifierKey},
+    tuf::Tuf,
 };
 
 /// Whose signature makes a checkpoint a log's own.
@@ -22,6 +27,8 @@ pub enum Trust {
     /// Anybody's: `danger_accept_unsigned`. Whoever answers first decides what the log is; after
     /// that, its history is still held against what was served before.
     Anyone,
+    /// Nobody's, as long as trust cannot be established; says why.
+    Nobody(String),
 }
 
 impl Trust {
@@ -33,6 +40,7 @@ impl Trust {
         match self {
             Self::Keys(keys) => note::open(note, keys),
             Self::Anyone => Note::parse(note).map(|note| note.text()),
+            Self::Nobody(why) => Err(NoteError::NoTrust(why.clone())),
         }
     }
 
@@ -43,6 +51,7 @@ impl Trust {
             match trust {
                 Self::Keys(more) => keys.extend_from_slice(more),
                 Self::Anyone => return Self::Anyone,
+                Self::Nobody(_) => {}
             }
         }
         Self::Keys(keys)
@@ -52,17 +61,96 @@ impl Trust {
     pub fn keys(&self) -> &[VerifierKey] {
         match self {
             Self::Keys(keys) => keys,
-            Self::Anyone => &[],
+            Self::Anyone | Self::Nobody(_) => &[],
         }
+    }
+}
+
+/// Where a log's keys come from.
+pub trait TrustSource: fmt::Debug + Send + Sync {
+    /// Whose signature counts now. Costs a read of a few files.
+    ///
+    /// # Errors
+    /// What is wrong, and where; what was read before stays.
+    fn read(&self) -> anyhow::Result<Trust>;
+
+    /// Whether nothing new may be believed any more with what it said, although what was proven with
+    /// it stays so.
+    fn is_expired(&self) -> bool {
+        false
+    }
+
+    /// Looks for keys that it did not know: a checkpoint is signed by one. Says whether it did look.
+    fn learn(&self) -> BoxFuture<'_, bool> {
+        ready(false).boxed()
+    }
+}
+
+/// Keys in the configuration, or in files it names.
+#[derive(Clone, Debug)]
+struct Configured {
+    /// Path of the key in the configuration that they are from.
+    key: String,
+    signers: Signers,
+}
+
+/// Keys that a TUF repository vouches for.
+#[derive(Clone, Debug)]
+struct FromTuf {
+    tuf: Arc<Tuf>,
+    of: KeysOf,
+}
+
+/// Where the keys of a configured log come from: from TUF if it has none of its own.
+///
+/// # Errors
+/// When they come from TUF, and no repository is followed.
+pub fn source(log: &LogSettings, tuf: Option<&Arc<Tuf>>) -> anyhow::Result<Arc<dyn TrustSource>> {
+    Ok(match (&log.signers, tuf) {
+        (Signers::Tuf(of), Some(tuf)) => Arc::new(FromTuf {
+            tuf: Arc::clone(tuf),
+            of: of.clone(),
+        }),
+        (Signers::Tuf(_), None) => anyhow::bail!("{}: `tuf` is not enabled", log.signers_key),
+        (signers, _) => Arc::new(Configured {
+            key: log.signers_key.clone(),
+            signers: signers.clone(),
+        }),
+    })
+}
+
+impl TrustSource for Configured {
+    fn read(&self) -> anyhow::Result<Trust> {
+        match &self.signers {
+            Signers::Keys(sources) => read_keys(&self.key, sources).map(Trust::Keys),
+            Signers::Anyone => Ok(Trust::Anyone),
+            Signers::Tuf(_) => anyhow::bail!("{}: `tuf` is not enabled", self.key),
+        }
+    }
+}
+
+impl TrustSource for FromTuf {
+    fn read(&self) -> anyhow::Result<Trust> {
+        let keys = self.tuf.keys_for(self.of.origin.as_deref(), &self.of.urls);
+        Ok(match keys {
+            Ok(keys) => Trust::Keys(keys.into_iter().map(|found| found.key).collect()),
+            Err(why) => Trust::Nobody(why),
+        })
+    }
+
+    fn is_expired(&self) -> bool {
+        self.tuf.is_expired()
+    }
+
+    fn learn(&self) -> BoxFuture<'_, bool> {
+        self.tuf.refresh_for_unknown_key().boxed()
     }
 }
 
 /// The keys of one log.
 #[derive(Debug)]
 pub struct TrustedKeys {
-    /// Path of the key in the configuration that they are from.
-    key: String,
-    sources: ArcSwap<Signers>,
+    source: ArcSwap<Arc<dyn TrustSource>>,
     current: ArcSwap<Trust>,
     /// The last complaint, so that it is made once.
     complaint: Mutex<Option<String>>,
@@ -86,10 +174,20 @@ impl TrustedKeys {
     /// When a source cannot be read, holds something that is not a key, or when there is no key;
     /// says which.
     pub fn read(key: &str, sources: &Signers) -> anyhow::Result<Self> {
-        Ok(Self {
+        Self::from(Arc::new(Configured {
             key: key.to_owned(),
-            sources: ArcSwap::from_pointee(sources.clone()),
-            current: ArcSwap::from_pointee(read(key, sources)?),
+            signers: sources.clone(),
+        }))
+    }
+
+    /// As [`TrustedKeys::read`], from anywhere.
+    ///
+    /// # Errors
+    /// That of the source. That trust cannot be established yet is none.
+    pub fn from(source: Arc<dyn TrustSource>) -> anyhow::Result<Self> {
+        Ok(Self {
+            current: ArcSwap::from_pointee(source.read()?),
+            source: ArcSwap::from_pointee(source),
             complaint: Mutex::new(None),
         })
     }
@@ -100,8 +198,20 @@ impl TrustedKeys {
     }
 
     /// Takes the keys from elsewhere, the next time they are read.
-    pub fn replace_sources(&self, sources: &Signers) {
-        self.sources.store(Arc::new(sources.clone()));
+    pub fn replace_source(&self, source: Arc<dyn TrustSource>) {
+        self.source.store(Arc::new(source));
+    }
+
+    /// Whether nothing new may be believed with them.
+    pub fn is_expired(&self) -> bool {
+        self.source.load().is_expired()
+    }
+
+    /// Looks for keys that are not known; says whether it did look. They are known once they are
+    /// read again.
+    pub async fn learn(&self) -> bool {
+        let source = Arc::clone(&self.source.load());
+        source.learn().await
     }
 
     /// Reads the keys again. Costs a read of each file.
@@ -110,14 +220,16 @@ impl TrustedKeys {
             .complaint
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        match read(&self.key, &self.sources.load()) {
+        match self.source.load().read() {
             Ok(keys) => {
                 *complaint = None;
-                if keys == **self.current.load() {
-                    return Reload::Unchanged;
+                let before = self.current.swap(Arc::new(keys.clone()));
+                match (&*before, keys) {
+                    // For another reason, perhaps, which is for those who ask.
+                    (Trust::Nobody(_), Trust::Nobody(_)) => Reload::Unchanged,
+                    (before, keys) if *before == keys => Reload::Unchanged,
+                    _ => Reload::Changed,
                 }
-                self.current.store(Arc::new(keys));
-                Reload::Changed
             }
             Err(error) => {
                 let error = format!("{error:#}");
@@ -128,13 +240,6 @@ impl TrustedKeys {
                 Reload::Failed(error)
             }
         }
-    }
-}
-
-fn read(key: &str, sources: &Signers) -> anyhow::Result<Trust> {
-    match sources {
-        Signers::Keys(sources) => read_keys(key, sources).map(Trust::Keys),
-        Signers::Anyone => Ok(Trust::Anyone),
     }
 }
 

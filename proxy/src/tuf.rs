@@ -12,6 +12,7 @@
 //! Invariants: nothing is taken from the disk that does not verify from the pinned root; no role's
 //! version goes down while `meta/` is there; a target counts only if it could be read.
 
+pub mod client;
 pub mod discover;
 mod error;
 mod load;
@@ -31,8 +32,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 use url::Url;
 
@@ -48,7 +51,7 @@ use self::{
     repository::Remote,
     store::Store,
 };
-use crate::{config::Source, metrics::Metrics, upstream::reread::Reread};
+use crate::{config::Source, metrics::Metrics};
 
 /// Longest time for one refresh: some ten small files.
 const REFRESH_LIMIT: Duration = Duration::from_secs(300);
@@ -86,6 +89,25 @@ pub struct TufSettings {
     pub expiry_grace: Duration,
 }
 
+impl TufSettings {
+    /// Whether what they name can be read and used.
+    ///
+    /// # Errors
+    /// What cannot, with its key.
+    pub fn check(&self) -> anyhow::Result<()> {
+        Pinned::read(self.root.as_ref())?;
+        if let Some(url) = &self.url {
+            Remote::new(url, None, self.ca.clone()).context("tile_proxy.tuf")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether this may be the name of a target.
+pub fn repository_name(name: &str) -> bool {
+    repository::is_plain(name)
+}
+
 /// A repository that is followed, and what it vouches for.
 #[derive(Debug)]
 pub struct Tuf {
@@ -98,6 +120,8 @@ pub struct Tuf {
     /// Held during a refresh: one at a time.
     turn: tokio::sync::Mutex<()>,
     history: Mutex<History>,
+    /// Told when something else is known of logs.
+    pub changed: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -122,12 +146,7 @@ impl Tuf {
     /// # Errors
     /// When the root cannot be read or is none, or the URL is of no use.
     pub fn open(settings: TufSettings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let pinned = match &settings.root {
-            Some(source) => {
-                Pinned::Given(Reread::new("tuf.root", source.clone(), load::check_root)?)
-            }
-            None => Pinned::Shipped(sigstore::ROOT),
-        };
+        let pinned = Pinned::read(settings.root.as_ref())?;
         let remote = match &settings.url {
             Some(url) => Some(Arc::new(Remote::new(url, None, settings.ca.clone())?)),
             None => None,
@@ -140,6 +159,7 @@ impl Tuf {
             loaded: ArcSwapOption::empty(),
             turn: tokio::sync::Mutex::default(),
             history: Mutex::default(),
+            changed: Notify::new(),
             metrics,
         };
         for reason in REASONS {
@@ -306,7 +326,14 @@ impl Tuf {
             history.notes.clone_from(&loaded.material.notes);
         }
         drop(history);
-        self.loaded.store(Some(Arc::new(loaded)));
+        let before = self.loaded.swap(Some(Arc::new(loaded)));
+        let is_news = |before: Arc<Loaded>, now: Arc<Loaded>| before.material != now.material;
+        if before
+            .zip(self.loaded.load_full())
+            .is_none_or(|(before, now)| is_news(before, now))
+        {
+            self.changed.notify_one();
+        }
     }
 
     /// Remembers how a refresh ended.
@@ -342,10 +369,7 @@ impl Tuf {
     pub fn keys_for(&self, origin: Option<&str>, urls: &[Url]) -> Result<Vec<FoundKey>, String> {
         match self.material() {
             Some(loaded) => loaded.material.keys_for(origin, urls),
-            None => Err(format!(
-                "trust cannot be established: {}",
-                self.why_nothing()
-            )),
+            None => Err(self.why_not()),
         }
     }
 
@@ -361,16 +385,17 @@ impl Tuf {
         standing(roles, now, self.settings.expiry_grace)
     }
 
-    fn why_nothing(&self) -> String {
+    /// Why there is no trust, if there is none.
+    pub fn why_not(&self) -> String {
         let history = self.history();
-        match &history.attempted {
-            Some((_, Some((_, message)))) => message.clone(),
+        let why = match &history.attempted {
+            Some((_, Some((_, message)))) => message.as_str(),
             _ if self.remote.is_none() => {
                 "the proxy is offline, and no metadata was kept that verifies from `tuf.root`"
-                    .to_owned()
             }
-            _ => "the TUF repository has not answered yet".to_owned(),
-        }
+            _ => "the TUF repository has not answered yet",
+        };
+        format!("trust cannot be established: {why}")
     }
 
     fn wanted(&self) -> Wanted {

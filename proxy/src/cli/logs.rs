@@ -8,11 +8,13 @@ use serde::Serialize;
 
 use super::{EXIT_CONFIG, check::settings, fail};
 use crate::{
-    app::{EXIT_CACHE_BUSY, is_cache_busy},
+    app::{EXIT_CACHE_BUSY, discover, is_cache_busy},
     cache::{Cache, CacheError, LogStore, View},
     config::Settings,
     log::stored::is_known,
-    trust::{Trust, TrustedKeys},
+    metrics::Metrics,
+    trust::{self, Trust, TrustedKeys},
+    tuf::{Tuf, TufSettings},
 };
 
 /// A configured log, and who may sign its checkpoints.
@@ -37,6 +39,15 @@ pub(super) fn configured(
 }
 
 fn known_logs(settings: &Settings, only: Option<&str>) -> anyhow::Result<Vec<KnownLog>> {
+    let tuf = match settings.tuf.clone() {
+        // What was kept of it will do: there is nobody to wait for.
+        Some(tuf) => {
+            let tuf = TufSettings { url: None, ..tuf };
+            Some(Arc::new(Tuf::open(tuf, Arc::new(Metrics::new()?))?))
+        }
+        None => None,
+    };
+    let settings = &discover(settings, tuf.as_ref(), |_| true);
     let wanted = settings
         .logs
         .iter()
@@ -46,7 +57,7 @@ fn known_logs(settings: &Settings, only: Option<&str>) -> anyhow::Result<Vec<Kno
             Ok(KnownLog {
                 name: log.name.clone(),
                 origin: log.origin.clone(),
-                trust: TrustedKeys::read(&log.signers_key, &log.signers)?.current(),
+                trust: TrustedKeys::from(trust::source(log, tuf.as_ref())?)?.current(),
                 upstream_url: log
                     .upstreams
                     .first()

@@ -6,10 +6,11 @@
 use std::{net::IpAddr, num::NonZeroU64, str::FromStr as _, time::Duration};
 
 use super::{
-    Config, Peers, RateLimit, Tuf,
-    logs::{LogSettings, logs},
+    Config, Peers, RateLimit,
+    logs::{LogSettings, discovers, logs},
+    tuf::tuf,
 };
-use crate::http::RateSettings;
+use crate::{http::RateSettings, tuf::TufSettings};
 
 /// One thing wrong with a configuration.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -36,8 +37,12 @@ impl Problem {
 pub struct Settings {
     /// The configuration this was made from, for what needs no interpretation.
     pub config: Config,
-    /// The logs to follow; never empty.
+    /// The logs to follow; empty only if they are discovered.
     pub logs: Vec<LogSettings>,
+    /// The TUF repository to follow, if there is one.
+    pub tuf: Option<TufSettings>,
+    /// Whether the logs are those that the TUF repository names: the configuration has none.
+    pub discovers: bool,
     /// Bytes the cache may take on disk.
     pub disk_budget: u64,
     /// Bytes of verified data kept in memory.
@@ -74,7 +79,7 @@ impl Config {
     /// # Errors
     /// Every problem found, in the order of the file.
     pub fn check(&self) -> Result<Settings, Vec<Problem>> {
-        let mut problems = super::unbuilt::unbuilt(self);
+        let mut problems = Vec::new();
         let mut warnings = Vec::new();
 
         if self.listen.is_empty() {
@@ -167,12 +172,7 @@ impl Config {
         self.peers(&mut problems, &mut warnings);
         let rate_limit = self.rate_limit(&mut problems, &mut warnings);
 
-        if self.tuf != Tuf::default() && !self.tuf.enabled {
-            warnings.push(Problem::new(
-                "tuf",
-                "has no effect: trust from TUF needs `tuf.enabled: true` and `tuf.root`",
-            ));
-        }
+        let tuf = tuf(self, &mut problems, &mut warnings);
         let logs = logs(self, &mut problems, &mut warnings);
         shares(&logs, disk_budget.unwrap_or_default(), &mut problems);
 
@@ -181,6 +181,8 @@ impl Config {
         }
         Ok(Settings {
             logs,
+            tuf,
+            discovers: discovers(self),
             disk_budget: disk_budget.unwrap_or_default(),
             memory_budget,
             checkpoint_ttl: Duration::from_secs(
@@ -401,7 +403,8 @@ pub(super) mod tests {
                 "{keys}: {problems:?}"
             );
         }
-        let problems = check("tile_proxy: {}").expect_err("no key");
+        let problems =
+            check("tile_proxy: {upstream_url: 'https://log.example/'}").expect_err("no key");
         assert!(problems[0].starts_with("tile_proxy.public_keys: the log has no key"));
         assert!(check("tile_proxy: {public_keys: [k], cache: {max_size: 16Mi}}").is_ok());
         for unsigned in [

@@ -1,10 +1,14 @@
 //! The logs to follow: the one of the short form, or those of `logs`, as [`LogSettings`].
 
+use url::Url;
+
 use super::{
     Config, DEFAULT_UPSTREAM, Kind, LogConfig, Mode, Source, Upstream,
     check::Problem,
+    tuf::shipped,
     upstreams::{Place, UpstreamSettings, upstreams},
 };
+use crate::tuf::{FoundLog, Material};
 
 /// One log to follow.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -37,6 +41,17 @@ pub enum Signers {
     Keys(Vec<Source>),
     /// Anybody: nothing but the consistency of what is served is proven.
     Anyone,
+    /// Whoever the TUF repository says.
+    Tuf(KeysOf),
+}
+
+/// Which log's keys are meant, among those that a TUF repository has.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KeysOf {
+    /// First line of its checkpoints, if that is known; it decides.
+    pub origin: Option<String>,
+    /// Where it is.
+    pub urls: Vec<Url>,
 }
 
 /// The key that lets a log be followed without any key of its own.
@@ -68,6 +83,9 @@ pub(super) fn logs(
             "`false` would serve what nobody signed; if that is meant, say `{DANGER}: true`"
         );
         problems.push(Problem::new("tuf.validate_checkpoint_signature", message));
+    }
+    if discovers(config) {
+        return Vec::new();
     }
     let mut all = match config.logs.as_slice() {
         [] => {
@@ -163,7 +181,12 @@ fn the_one(
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
 ) -> LogSettings {
-    let signers = signers_of_the_one(config, problems, warnings);
+    let urls = urls(config.upstream_url.iter(), &config.upstreams);
+    let urls = match urls.is_empty() {
+        true => DEFAULT_UPSTREAM.parse().into_iter().collect(),
+        false => urls,
+    };
+    let signers = signers_of_the_one(config, urls, problems, warnings);
     LogSettings {
         name: DEFAULT_LOG.to_owned(),
         default: true,
@@ -179,6 +202,7 @@ fn the_one(
 
 fn signers_of_the_one(
     config: &Config,
+    urls: Vec<Url>,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
 ) -> Signers {
@@ -197,12 +221,16 @@ fn signers_of_the_one(
             ));
             return Signers::Anyone;
         }
-        (false, true) if !config.tuf.enabled => problems.push(Problem::new(
-            "public_keys",
-            "the log has no key, so nothing it serves could be proven; \
-             give its verifier key (`name+id+base64`, PEM, or `file:PATH`)",
-        )),
-        (false, _) => {}
+        (false, true) => match signers_without_keys(config, &config.origin, urls) {
+            Some(signers) => return signers,
+            None => problems.push(Problem::new(
+                "public_keys",
+                "the log has no key, so nothing it serves could be proven; \
+                 give its verifier key (`name+id+base64`, PEM, or `file:PATH`), or trust from TUF \
+                 (`tuf.enabled: true`)",
+            )),
+        },
+        (false, false) => {}
     }
     Signers::Keys(keys.clone())
 }
@@ -284,12 +312,13 @@ fn one_of_several(
             warnings.push(Problem::new(&key("public_keys"), message));
             Signers::Anyone
         }
-        (true, false) => {
-            let message = "is missing: without the log's key, nothing it serves could be proven; \
-                           give its verifier key (`name+id+base64`, PEM, or `file:PATH`)";
-            problems.push(Problem::new(&key("public_keys"), message));
-            Signers::Keys(Vec::new())
-        }
+        (true, false) => signers_without_keys(config, origin, urls([].iter(), written))
+            .unwrap_or_else(|| {
+                let message = "is missing: without the log's key, nothing it serves could be proven; \
+                               give its verifier key (`name+id+base64`, PEM, or `file:PATH`)";
+                problems.push(Problem::new(&key("public_keys"), message));
+                Signers::Keys(Vec::new())
+            }),
         (false, _) => Signers::Keys(public_keys.clone()),
     };
     LogSettings {
@@ -302,6 +331,114 @@ fn one_of_several(
         signers_key: key_of(&key("public_keys")),
         upstreams,
         cache_share: *cache_share,
+    }
+}
+
+/// Whether the logs are those that a TUF repository names: the configuration names none, and nothing
+/// of one.
+pub(super) fn discovers(config: &Config) -> bool {
+    config.tuf.enabled
+        && config.logs.is_empty()
+        && config.upstreams.is_empty()
+        && config.upstream_url.is_none()
+        && config.tile_base_url.is_none()
+        && config.origin.is_empty()
+        && config.public_keys.is_empty()
+        && !config.danger_accept_unsigned
+}
+
+/// Who signs for a log that the configuration has no key of: whoever TUF says, or, for Sigstore's
+/// public logs, the keys that ship with the program.
+fn signers_without_keys(config: &Config, origin: &str, urls: Vec<Url>) -> Option<Signers> {
+    if config.tuf.enabled {
+        let origin = given(origin);
+        return Some(Signers::Tuf(KeysOf { origin, urls }));
+    }
+    let keys = shipped(&urls)?.keys.into_iter();
+    let sources = keys.map(|found| Source::Inline(found.key.to_string()));
+    Some(Signers::Keys(sources.collect()))
+}
+
+/// Where a log is, in whatever form that is written.
+fn urls<'a>(short: impl Iterator<Item = &'a Url>, list: &'a [Upstream]) -> Vec<Url> {
+    let list = list
+        .iter()
+        .flat_map(|upstream| upstream.url.iter().chain(&upstream.tile_base_url));
+    short.chain(list).cloned().collect()
+}
+
+/// The logs that a TUF repository names, and what to tell of those that cannot be followed. `kept`
+/// says of which there is something in the cache: an old shard stays readable when the service map
+/// has gone on to the next.
+pub fn discovered(
+    config: &Config,
+    material: &Material,
+    kept: impl Fn(&FoundLog) -> bool,
+) -> (Vec<LogSettings>, Vec<Problem>) {
+    let (mut all, mut problems) = (Vec::<LogSettings>::new(), Vec::new());
+    let first = material.to_follow().len();
+    let wanted = material.logs.iter().enumerate();
+    for (i, found) in wanted.filter(|(i, found)| *i < first || kept(found)) {
+        let log = discovered_log(config, found, i == 0 && material.mapped, &mut problems);
+        all.extend(log.filter(|log| all.iter().all(|other| other.name != log.name)));
+    }
+    if let [only] = all.as_mut_slice() {
+        only.default = true;
+    }
+    (all, problems)
+}
+
+fn discovered_log(
+    config: &Config,
+    found: &FoundLog,
+    default: bool,
+    problems: &mut Vec<Problem>,
+) -> Option<LogSettings> {
+    let origin = found
+        .origin
+        .clone()
+        .or_else(|| found.url.clone()?.host_str().map(str::to_owned))?;
+    let upstream = Upstream {
+        url: found.url.clone().or_else(|| found.tile_base_url.clone()),
+        tile_base_url: found.tile_base_url.clone(),
+        ..Upstream::default()
+    };
+    let (before, mut warnings) = (problems.len(), Vec::new());
+    let upstreams = match config.mode {
+        Mode::Offline => Vec::new(),
+        Mode::Online => upstreams("tuf.", &[upstream], found.kind, problems, &mut warnings),
+    };
+    let upstreams = upstreams.into_iter().map(|upstream| UpstreamSettings {
+        trusted_ca: config.trusted_ca.clone(),
+        ..upstream
+    });
+    let upstreams = upstreams.collect();
+    (problems.len() == before).then(|| LogSettings {
+        name: label_of(&origin),
+        default,
+        kind: found.kind,
+        passthrough: config.passthrough,
+        // Rekor v1 adds its shard to it, which is learned.
+        origin: found.origin.clone().filter(|_| found.kind == Kind::RekorV2),
+        signers: Signers::Tuf(KeysOf {
+            origin: found.origin.clone(),
+            urls: found.url.iter().cloned().collect(),
+        }),
+        signers_key: key_of("tuf"),
+        upstreams,
+        cache_share: 1,
+    })
+}
+
+/// An origin as the first segment of paths: `rekor.example.com` is `rekor-example-com`.
+fn label_of(origin: &str) -> String {
+    let label = origin.to_ascii_lowercase();
+    let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let label: String = label.chars().take(MAX_LABEL_BYTES).collect();
+    match label.trim_matches('-') {
+        "" => DEFAULT_LOG.to_owned(),
+        reserved if RESERVED.contains(&reserved) => format!("{reserved}-log"),
+        label => label.to_owned(),
     }
 }
 

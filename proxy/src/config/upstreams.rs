@@ -210,7 +210,7 @@ impl Place {
     }
 }
 
-fn wrong_url(key: &str, url: &Url) -> Option<Problem> {
+pub(super) fn wrong_url(key: &str, url: &Url) -> Option<Problem> {
     let message = match url.scheme() {
         "http" | "https" if url.host_str().is_none_or(str::is_empty) => "has no host",
         "http" | "https" | "file" if url.query().is_some() || url.fragment().is_some() => {

@@ -175,12 +175,20 @@ fn ready(site: &Site, service: &Service) -> Reply {
         );
         return json::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &message);
     }
+    // Likewise a new process that has no trust at all, as long as the others have.
+    let without = service.logs.tuf().filter(|tuf| tuf.material().is_none());
+    if let Some(tuf) = without.filter(|_| !site.was_ready.load(Ordering::Relaxed)) {
+        return json::error(StatusCode::SERVICE_UNAVAILABLE, "no_trust", &tuf.why_not());
+    }
     site.was_ready.store(true, Ordering::Relaxed);
     json::ok(&serde_json::json!({"status": "ready"}))
 }
 
 fn metrics(site: &Site) -> Reply {
     if let Some(service) = site.service.get() {
+        if let Some(tuf) = service.logs.tuf() {
+            tuf.measure();
+        }
         let size = |log: &str, bytes: u64| {
             let gauge = site.metrics.size_bytes.with_label_values(&[log]);
             gauge.set(bytes as f64);
@@ -342,6 +350,11 @@ async fn refresh(service: &Service, query: &str) -> Reply {
         Ok(logs) => logs,
         Err(unclear) => return unclear.reply(),
     };
+    if let Some(tuf) = service.logs.tuf() {
+        // Before the logs, which read their keys anew. Why it failed stands in the statistics, and is
+        // the logs' trouble only if they cannot be refreshed for it.
+        let _ = tuf.refresh().await;
+    }
     let refreshed = join_all(logs.into_iter().map(refresh_one)).await;
     let worst = refreshed.iter().filter_map(|(status, _)| *status).max();
     match (worst, refreshed.as_slice()) {

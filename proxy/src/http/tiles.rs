@@ -31,6 +31,9 @@ pub(super) const TRUST: HeaderName = HeaderName::from_static("tile-proxy-trust")
 /// Nobody's key is known: `danger_accept_unsigned`.
 const UNSIGNED: HeaderValue = HeaderValue::from_static("unsigned");
 
+/// What the keys are known from has expired: nothing newer is believed.
+const EXPIRED: HeaderValue = HeaderValue::from_static("expired");
+
 /// Tiles never change: a week, as logs themselves say.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=604800, immutable");
 
@@ -89,6 +92,8 @@ async fn checkpoint(site: &Site, log: &Arc<Log>) -> Reply {
     let mut text = aged(text, site, log.served_age());
     if log.accepts_unsigned() {
         text = with(text, TRUST, UNSIGNED);
+    } else if log.trust_has_expired() {
+        text = with(text, TRUST, EXPIRED);
     }
     text
 }

@@ -100,6 +100,15 @@ pub enum FollowError {
         /// Size of the tree that contradicts it.
         offered: u64,
     },
+    /// What the keys are known from has expired: nothing new is believed with them.
+    #[error(
+        "trust has expired: the checkpoint of tree size {offered} is not believed, and what was is \
+         served on; see that TUF metadata is refreshed, or raise `tuf.expiry_grace`"
+    )]
+    TrustExpired {
+        /// Offered tree size.
+        offered: u64,
+    },
     /// The upstream lags behind what is served.
     #[error("stale: offered tree size {offered}, but {trusted} is served")]
     Stale {
@@ -143,7 +152,8 @@ impl FollowError {
             | Self::Origin { .. }
             | Self::OtherTree
             | Self::SplitView { .. }
-            | Self::Taken { .. } => true,
+            | Self::Taken { .. }
+            | Self::TrustExpired { .. } => true,
             Self::Fetch(_)
             | Self::Offline
             | Self::Stale { .. }
@@ -152,6 +162,11 @@ impl FollowError {
             | Self::TooSlow(_)
             | Self::Unproven { .. } => false,
         }
+    }
+
+    /// Whether a key signed it that may be known by now.
+    pub(super) fn is_of_unknown_key(&self) -> bool {
+        matches!(self, Self::Note(NoteError::UnknownKeys { .. }))
     }
 
     /// The one that is told of what several upstreams came to: the first of those that say most.

@@ -34,13 +34,14 @@ impl Log {
                 ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
                 ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             }
-            self.reload_keys();
             if !self.upstreams.is_empty() || self.leader().is_some() {
                 // Reported where it happens; the next tick tries again.
                 let _ = self.refresh().await;
                 if self.is_rekor_v1() {
                     return;
                 }
+            } else {
+                self.reload_keys();
             }
         }
     }
@@ -125,7 +126,19 @@ impl Log {
         }
         let begin = Instant::now();
         let limit = self.options.fetch_limit;
-        let refresh = tokio::time::timeout(limit, self.refresh_now());
+        // In this turn: whoever finds nothing trusted because its key went waits until the log has
+        // offered what the next one signed.
+        self.reload_keys();
+        let refresh = async {
+            match self.refresh_now().await {
+                Err(error) if error.is_of_unknown_key() && self.options.keys.learn().await => {
+                    self.reload_keys();
+                    self.refresh_now().await
+                }
+                outcome => outcome,
+            }
+        };
+        let refresh = tokio::time::timeout(limit, refresh);
         let outcome = refresh.await.unwrap_or(Err(FollowError::TooSlow(limit)));
         self.following.report(self.name(), begin, &outcome);
         outcome.map(|_| ())

@@ -55,6 +55,13 @@ impl Log {
             self.restore_origin(&offered.origin)
                 .map_err(|error| FollowError::Store(error.to_string()))?;
         }
+        // What is served may be confirmed; anything else is news.
+        let confirms = |trusted: Arc<Trusted>| trusted.checkpoint == offered;
+        if self.options.keys.is_expired() && !self.trusted().is_some_and(confirms) {
+            return Err(FollowError::TrustExpired {
+                offered: offered.size,
+            });
+        }
         // A larger one than the floor was published once, and its copy here is damaged.
         let least = self.least.load(Ordering::Relaxed);
         let floor = self.floor.load().as_ref().map_or(0, |f| f.checkpoint.size);

@@ -85,9 +85,12 @@ impl Log {
                 });
             }
         }
-        if let Some(store) = self.store.get()
-            && let Err(error) = self.take_up(store)
-        {
+        let taken_up = match self.store.get() {
+            Some(store) => self.take_up(store).map(drop),
+            // Perhaps the first keys, which say which of what is stored is this log's.
+            None => self.restore(),
+        };
+        if let Err(error) = taken_up {
             warn!(log = self.name(), %error, "cannot read what was trusted before");
         }
     }

@@ -52,7 +52,15 @@ impl RekorV1 {
             }
             if !self.upstreams.is_empty() {
                 // Reported where it happens; the next turn tries again.
-                let _ = self.refresh().await;
+                let outcome = self.refresh().await;
+                let unknown = matches!(
+                    outcome,
+                    Err(FollowError::Note(NoteError::UnknownKeys { .. }))
+                );
+                // Keys that are known by now are read at once.
+                if unknown && self.options.keys.learn().await {
+                    continue;
+                }
             }
             tokio::time::sleep(self.refresh_interval()).await;
         }
@@ -215,7 +223,14 @@ impl RekorV1 {
             checkpoint: offered,
             note: Bytes::copy_from_slice(note.as_bytes()),
         };
+        let not_expired = || match self.options.keys.is_expired() {
+            true => Err(FollowError::TrustExpired {
+                offered: signed.checkpoint.size,
+            }),
+            false => Ok(()),
+        };
         let Some(floor) = shard.floor() else {
+            not_expired()?;
             self.publish(&shard, signed).await?;
             return Ok(shard);
         };
@@ -231,6 +246,7 @@ impl RekorV1 {
         };
         match conclusion {
             Conclusion::Advance => {
+                not_expired()?;
                 self.publish(&shard, signed).await?;
                 Ok(shard)
             }

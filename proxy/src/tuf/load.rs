@@ -15,11 +15,11 @@ use super::{
     monitor,
     policy::{RoleState, earlier},
     repository::{Remote, Shared},
-    service_map, signing_config,
+    service_map, signing_config, sigstore,
     store::{Files, Meta},
     trusted_root,
 };
-use crate::upstream::reread::Reread;
+use crate::{config::Source, upstream::reread::Reread};
 
 /// Largest target that is read: the trusted root is some 10 KB, and grows by 500 bytes a year.
 const MAX_TARGET_BYTES: u64 = 1 << 20;
@@ -54,6 +54,20 @@ pub(super) enum Pinned {
 }
 
 impl Pinned {
+    /// The root that is configured, or the shipped one.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no root.
+    pub(super) fn read(source: Option<&Source>) -> anyhow::Result<Self> {
+        Ok(match source {
+            Some(source) => {
+                let root = Reread::new("tile_proxy.tuf.root", source.clone(), check_root)?;
+                Self::Given(root)
+            }
+            None => Self::Shipped(sigstore::ROOT),
+        })
+    }
+
     pub(super) fn current(&self) -> Vec<u8> {
         match self {
             Self::Given(root) => root.current(check_root).as_bytes().to_vec(),

@@ -93,6 +93,11 @@ impl Tuf {
         }
     }
 
+    /// Brings the gauges up to date.
+    pub fn measure(&self) {
+        self.tell(Timestamp::now());
+    }
+
     fn state(&self, now: Timestamp) -> State {
         if self.loaded.load().is_none() {
             return State::Failed;

@@ -59,8 +59,13 @@ impl Store {
 
     /// Where verified files are written to as they come.
     pub(super) fn meta(&self) -> Arc<Meta> {
+        Self::flat(self.directory.join("meta"))
+    }
+
+    /// A directory of verified files and nothing else, as other clients have one.
+    pub(super) fn flat(directory: PathBuf) -> Arc<Meta> {
         Arc::new(Meta {
-            directory: self.directory.join("meta"),
+            directory,
             failure: Mutex::default(),
         })
     }

@@ -463,11 +463,7 @@ fn a_disk_that_takes_nothing_costs_the_next_start_alone() {
 #[test]
 fn what_is_not_a_root_is_refused_at_the_start() {
     for (root, says) in [("{}", "not a TUF root"), ("", "not a TUF root")] {
-        let error = Reread::new(
-            "tuf.root",
-            Source::Inline(root.to_owned()),
-            load::check_root,
-        );
+        let error = Pinned::read(Some(&Source::Inline(root.to_owned())));
         let error = error.expect_err("no root").to_string();
         assert!(error.contains(says), "{error}");
     }

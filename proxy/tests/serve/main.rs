@@ -20,6 +20,8 @@ mod standalone;
 mod sync;
 mod tls;
 mod transfer;
+mod tuf;
+mod tuf_client;
 mod upstreams;
 mod world;
 

@@ -160,11 +160,11 @@ fn a_bad_configuration_stops_before_a_port_opens() {
     let file = directory.path().join("config.yaml");
     for (text, says) in [
         (
-            "tile_proxy: {public_keys: [k], tuf: {enabled: true}}",
-            "tile_proxy.tuf.enabled: trust from TUF",
+            "tile_proxy: {tuf: {enabled: true}}",
+            "tile_proxy.tuf.url: is missing",
         ),
         (
-            "tile_proxy: {}",
+            "tile_proxy: {upstream_url: 'https://log.example/'}",
             "tile_proxy.public_keys: the log has no key",
         ),
         (

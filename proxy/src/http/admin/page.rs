@@ -10,6 +10,7 @@ use super::stats::Stats;
 use crate::{
     http::respond::{Reply, reply, uncached, with},
     sync::SyncProgress,
+    tuf::TufStatus,
 };
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;\
@@ -53,6 +54,10 @@ pub(super) fn page(stats: &Stats, sync: Option<&SyncProgress>) -> Reply {
     if !waiting.is_empty() {
         heading(&mut html, "New configuration");
         table(&mut html, &waiting);
+    }
+    if let Some(tuf) = &stats.tuf {
+        heading(&mut html, "Trust");
+        table(&mut html, &trust(tuf));
     }
     for log in &stats.logs {
         heading(&mut html, &format!("Log {}", log.name));
@@ -120,6 +125,23 @@ pub(super) fn page(stats: &Stats, sync: Option<&SyncProgress>) -> Reply {
     with(page, name, HeaderValue::from_static(value))
 }
 
+/// How trust from TUF stands.
+fn trust(tuf: &TufStatus) -> Vec<(&str, String)> {
+    let state = match tuf.expired {
+        true => format!("{}: nothing new is believed", tuf.state.as_str()),
+        false => tuf.state.as_str().to_owned(),
+    };
+    let none = || "not since the start".to_owned();
+    let success = tuf.last_success.clone().unwrap_or_else(none);
+    let mut rows = vec![("state", state), ("refreshed", success)];
+    rows.extend(tuf.last_error.clone().map(|error| ("error", error)));
+    rows.extend(tuf.roles.iter().map(|role| {
+        let text = format!("version {}, expires {}", role.version, role.expires);
+        (role.role.as_str(), text)
+    }));
+    rows
+}
+
 fn heading(html: &mut String, text: &str) {
     // Writing to a string cannot fail, here and below.
     let _ = writeln!(html, "<h2>{}</h2>", Escaped(text));
@@ -128,7 +150,12 @@ fn heading(html: &mut String, text: &str) {
 fn table(html: &mut String, rows: &[(&str, String)]) {
     html.push_str("<table>\n");
     for (name, value) in rows {
-        let _ = writeln!(html, "<tr><th>{name}</th><td>{}</td></tr>", Escaped(value));
+        let _ = writeln!(
+            html,
+            "<tr><th>{}</th><td>{}</td></tr>",
+            Escaped(name),
+            Escaped(value)
+        );
     }
     html.push_str("</table>\n");
 }

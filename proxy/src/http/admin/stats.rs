@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     http::{Reloads, Service, Site},
     logs::Followed,
+    tuf::TufStatus,
 };
 
 /// `GET /_admin/cache/stats`.
@@ -17,6 +18,8 @@ pub(super) struct Stats {
     pub(super) bytes: u64,
     pub(super) budget_bytes: u64,
     pub(super) configuration: Reloads,
+    /// `null` if nothing is taken from TUF.
+    pub(super) tuf: Option<TufStatus>,
     pub(super) logs: Vec<LogStats>,
 }
 
@@ -55,6 +58,7 @@ pub(super) fn stats(site: &Site, service: &Service) -> Stats {
         version: 1,
         bytes: usage.bytes(),
         budget_bytes: usage.budget,
+        tuf: service.logs.tuf().map(|tuf| tuf.status()),
         configuration: reloads.unwrap_or_else(PoisonError::into_inner).clone(),
         logs: service.logs.all().iter().map(LogStats::of).collect(),
     }

@@ -40,7 +40,7 @@ pub(crate) fn sync_all(proxy: &Proxy) {
     assert_eq!(synced.code, Some(0), "{synced:?}");
 }
 
-fn tile_proxy(arguments: impl IntoIterator<Item = String>) -> Outcome {
+pub(crate) fn tile_proxy(arguments: impl IntoIterator<Item = String>) -> Outcome {
     let output = Command::new(env!("CARGO_BIN_EXE_tile-proxy"))
         .args(arguments)
         .output()

@@ -8,13 +8,17 @@ pub(crate) mod raw;
 #[allow(dead_code)] // the crate's own tests use the rest
 mod rekor_log;
 mod rekor_server;
+mod tuf_repository;
+mod tuf_server;
 mod upstream;
 
 pub(crate) use self::{
-    command::{Outcome, run, sync_all},
+    command::{Outcome, run, sync_all, tile_proxy},
     fixture_log::FixtureLog,
     proxy::{Proxy, Response, cache_directory, eventually, request},
     rekor_log::RekorLog,
     rekor_server::RekorServer,
+    tuf_repository::TufRepository,
+    tuf_server::TufServer,
     upstream::{Answer, Upstream},
 };

@@ -285,7 +285,7 @@ fn answer(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     send(stream, answer)
 }
 
-fn send(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
+pub(super) fn send(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
     const PAGE: &[u8] = b"<html>sorry</html>";
     let whole = |status: u16, headers: &str, body: &[u8]| {
         let length = body.len();
