@@ -79,9 +79,10 @@ pub struct SyncProgress {
 }
 
 impl SyncProgress {
-    /// Whether what was asked for is part of this sync.
+    /// Whether what was asked for is part of this sync. Who names no log is answered with whatever
+    /// runs: a proxy of one log names it, too.
     pub fn covers(&self, request: &SyncRequest) -> bool {
-        self.log.is_none() || request.log == self.log
+        self.log.is_none() || request.log.is_none() || request.log == self.log
     }
 }
 
