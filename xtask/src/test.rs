@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tile_proxy_tests::cluster::Cluster;
+use tile_proxy_tests::image;
 use tile_proxy_tests::interrupt;
 use tile_proxy_tests::paths;
 use tile_proxy_tests::prerequisites;
@@ -65,7 +67,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         ("real logs", Box::new(|step| real_logs(step, args.full))),
         (
             "control plane",
-            Box::new(|step| control_plane(step, args.full)),
+            Box::new(|step| {
+                let with_image = !args.no_cluster && args.only.is_none();
+                beside_image(with_image, || control_plane(step, args.full))
+            }),
         ),
     ];
     if !args.no_cluster {
@@ -243,6 +248,19 @@ fn real_logs(step: &Step<'_>, full: bool) -> Result<String> {
         run = run.env(FULL, "1");
     }
     Ok(summary(&run.stdout()?))
+}
+
+/// Does something that waits more than it computes, and builds the image of the end-to-end test beside
+/// it, whose last half is one thread's. If that fails, the end-to-end test finds out for itself.
+fn beside_image(with_image: bool, work: impl FnOnce() -> Result<String>) -> Result<String> {
+    thread::scope(|scope| {
+        let image = with_image.then(|| scope.spawn(|| image::product::build(&Progress::quiet())));
+        let outcome = work();
+        if let Some(image) = image {
+            let _ = image.join();
+        }
+        outcome
+    })
 }
 
 /// The operator against a real API server, which ends with the program.
