@@ -146,12 +146,7 @@ impl Upstreams {
         T: Send + 'a,
         E: Display + Send + 'a,
     {
-        let order = self.order().for_tiles(|place| self.is_quiet(place));
-        let finish = self.race(&order, self.rules, Question::Tile, ask).await;
-        if let Some((by, _)) = &finish.won {
-            self.rearrange(|order| order.tile_proven(*by));
-        }
-        finish
+        self.content(Question::Tile, ask).await
     }
 
     /// Asks for an entry by itself: as for a tile, but that it does not exist speaks against nobody.
@@ -160,12 +155,7 @@ impl Upstreams {
         T: Send + 'a,
         E: Display + Send + 'a,
     {
-        let order = self.order().for_tiles(|place| self.is_quiet(place));
-        let finish = self.race(&order, self.rules, Question::Entry, ask).await;
-        if let Some((by, _)) = &finish.won {
-            self.rearrange(|order| order.tile_proven(*by));
-        }
-        finish
+        self.content(Question::Entry, ask).await
     }
 
     /// Asks for what an API proves of a tree: first whoever offered it.
@@ -178,10 +168,7 @@ impl Upstreams {
         T: Send + 'a,
         E: Display + Send + 'a,
     {
-        let order = self
-            .order()
-            .for_tree_of(offerer, |place| self.is_quiet(place));
-        self.race(&order, self.rules, Question::Entry, ask).await
+        self.of_tree(offerer, Question::Entry, ask).await
     }
 
     /// Hands on a client's request. What reads may be asked of the next upstream when one cannot be
@@ -218,10 +205,7 @@ impl Upstreams {
         T: Send + 'a,
         E: Display + Send + 'a,
     {
-        let order = self
-            .order()
-            .for_tree_of(offerer, |place| self.is_quiet(place));
-        self.race(&order, self.rules, Question::Tile, ask).await
+        self.of_tree(offerer, Question::Tile, ask).await
     }
 
     /// Asks for a checkpoint: the first by priority, every time; and each once, because whoever
@@ -249,6 +233,41 @@ impl Upstreams {
         for upstream in &self.all {
             upstream.forget();
         }
+    }
+
+    /// Asks for what is the same whoever gives it: first whoever gave the last such thing.
+    async fn content<'a, T, E>(
+        &'a self,
+        question: Question,
+        ask: impl Fn(Asked) -> Answer<'a, T, E>,
+    ) -> Finish<T, E>
+    where
+        T: Send + 'a,
+        E: Display + Send + 'a,
+    {
+        let order = self.order().for_tiles(|place| self.is_quiet(place));
+        let finish = self.race(&order, self.rules, question, ask).await;
+        if let Some((by, _)) = &finish.won {
+            self.rearrange(|order| order.tile_proven(*by));
+        }
+        finish
+    }
+
+    /// Asks for what belongs to one offered tree: first whoever offered it.
+    async fn of_tree<'a, T, E>(
+        &'a self,
+        offerer: usize,
+        question: Question,
+        ask: impl Fn(Asked) -> Answer<'a, T, E>,
+    ) -> Finish<T, E>
+    where
+        T: Send + 'a,
+        E: Display + Send + 'a,
+    {
+        let order = self
+            .order()
+            .for_tree_of(offerer, |place| self.is_quiet(place));
+        self.race(&order, self.rules, question, ask).await
     }
 
     async fn race<'a, T, E>(
