@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything a change has to pass, in the order of what fails fastest.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -218,6 +219,9 @@ fn dependencies(step: &Step<'_>) -> Result<String> {
 
 fn unit_tests(step: &Step<'_>, full: bool) -> Result<String> {
     let mut run = command(step, &["test", "--locked", "--workspace"]);
+    // The program between scripted logs waits more than it computes.
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    run = run.env("RUST_TEST_THREADS", (3 * cores).to_string());
     if full {
         run = run.env(FULL, "1");
     }

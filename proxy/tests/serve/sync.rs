@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     honest,
-    world::{Answer, FixtureLog, Proxy, Upstream, cache_directory, eventually},
+    world::{Answer, FixtureLog, Proxy, Upstream, cache_directory, eventually, run},
 };
 
 /// Resources of the whole of a log of 70,000 entries: 273 full tiles at level 0 and one above, and
@@ -90,10 +90,17 @@ fn a_sync_that_was_cut_off_goes_on_where_it_was() {
     eventually("a third is there", || {
         progress(&proxy)["done"].as_u64() > Some(WHOLE / 3)
     });
-    let refused = proxy.metric("tile_proxy_cache_store_refused_total{log=\"default\"}") as usize;
+    let done = progress(&proxy)["done"].as_u64().expect("a number");
+    // What a slow disk had no room for was served, and is asked for again.
+    let refused = proxy.metric("tile_proxy_cache_store_refused_total{log=\"default\"}") as u64;
     assert_eq!(proxy.stop(), Some(0));
-    let before = upstream.tile_requests();
-    assert!(before < WHOLE as usize, "it was not cut off");
+    let before = upstream.tile_requests() as u64;
+    assert!(before < WHOLE, "it was not cut off");
+    let stored = stored(cache.path());
+    assert!(
+        stored + refused + CONCURRENCY >= done,
+        "{done} resources were done; {stored} are stored, {refused} were not taken"
+    );
 
     upstream.takes(Duration::ZERO);
     let proxy = whole_log(&upstream, &log, cache.path());
@@ -102,24 +109,31 @@ fn a_sync_that_was_cut_off_goes_on_where_it_was() {
         progress(&proxy)["state"] == "succeeded"
     });
     assert_eq!(progress(&proxy)["done"].as_u64(), Some(WHOLE));
-    let paths = upstream.paths();
     let edge = 3; // partial tiles, with the checkpoint
     assert_eq!(
-        paths.len() as u64,
+        upstream.paths().len() as u64,
         WHOLE + edge + 1,
         "every path, and the checkpoint"
     );
-    let twice = upstream.tile_requests() - (WHOLE + edge) as usize;
-    // What was under way when the process was told to stop, each bundle with its tile, and what a
-    // slow disk had no room for. Everything else was on the disk.
-    assert!(
-        twice <= 2 * CONCURRENCY + 4 + refused,
-        "{twice} resources were fetched twice, {refused} had not been stored"
+    assert_eq!(
+        upstream.tile_requests() as u64 - before,
+        WHOLE - stored,
+        "each resource that is not stored is asked for once, of {WHOLE}, with {stored} stored"
     );
 }
 
+/// Tiles and bundles on the disk of a proxy that has stopped.
+fn stored(cache: &Path) -> u64 {
+    let report = run("fsck", cache, &["--json"]).json();
+    ["tiles", "bundles"]
+        .iter()
+        .flat_map(|kind| ["proven", "unprovable"].map(|count| (kind, count)))
+        .map(|(kind, count)| report["logs"][0][kind][count].as_u64().expect("a number"))
+        .sum()
+}
+
 /// Resources that a sync fetches at once.
-const CONCURRENCY: usize = 8;
+const CONCURRENCY: u64 = 8;
 
 #[test]
 fn one_sync_at_a_time_and_a_bounded_number_of_requests() {
@@ -137,7 +151,7 @@ fn one_sync_at_a_time_and_a_bounded_number_of_requests() {
     eventually("it ends", || progress(&proxy)["state"] == "succeeded");
     // A bundle and the tile above it are asked for together; the checkpoint is asked for besides.
     assert!(
-        upstream.most_at_once() <= 2 * CONCURRENCY + 1,
+        upstream.most_at_once() as u64 <= 2 * CONCURRENCY + 1,
         "{}",
         upstream.most_at_once()
     );
