@@ -207,6 +207,9 @@ fn dependencies(step: &Step<'_>) -> Result<String> {
     }
     // What other systems than this one would build is judged as well, and no build has fetched it.
     cargo(step, &["fetch", "--locked"])?;
+    // No build here needs the lock file of the fuzz targets; it must fit all the same.
+    let fuzz = "--manifest-path=fuzz/Cargo.toml";
+    cargo(step, &["fetch", "--locked", fuzz])?;
     Run::new(program)
         .current_dir(paths::checkout())
         .args(["--offline", "check", "licenses", "bans", "sources"])
