@@ -13,7 +13,15 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[derive(Debug)]
 pub struct Progress {
     bars: Option<MultiProgress>,
-    quiet: bool,
+    shows: Shows,
+}
+
+/// Which ends of steps are shown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Shows {
+    All,
+    Failures,
+    Nothing,
 }
 
 impl Progress {
@@ -22,15 +30,20 @@ impl Progress {
         let bars = stderr()
             .is_terminal()
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
-        Self { bars, quiet: false }
+        let shows = Shows::All;
+        Self { bars, shows }
     }
 
     /// Shows nothing but failures; for commands whose output belongs to the program they run.
     pub fn quiet() -> Self {
-        Self {
-            bars: None,
-            quiet: true,
-        }
+        let (bars, shows) = (None, Shows::Failures);
+        Self { bars, shows }
+    }
+
+    /// Shows nothing; for what is tried again by somebody who tells.
+    pub fn silent() -> Self {
+        let (bars, shows) = (None, Shows::Nothing);
+        Self { bars, shows }
     }
 
     /// Begins a step; it ends with [`Step::done`], or as failed when it is dropped.
@@ -57,7 +70,7 @@ impl Progress {
 
     /// Prints a line that belongs to no step.
     pub fn say(&self, line: impl fmt::Display) {
-        if !self.quiet {
+        if self.shows == Shows::All {
             self.print(&line.to_string());
         }
     }
@@ -97,7 +110,7 @@ impl Step<'_> {
             return;
         }
         let since = self.last_note.get().unwrap_or(self.started);
-        if since.elapsed() >= NOTE_INTERVAL && !self.progress.quiet {
+        if since.elapsed() >= NOTE_INTERVAL && self.progress.shows == Shows::All {
             self.last_note.set(Some(Instant::now()));
             eprintln!(
                 "  … {:<NAME_WIDTH$} {:>9}  {text}",
@@ -123,7 +136,7 @@ impl Step<'_> {
 
     /// Ends the step well, with a word about the outcome.
     pub fn done(mut self, outcome: impl fmt::Display) {
-        if !self.progress.quiet {
+        if self.progress.shows == Shows::All {
             self.finish("✓", &outcome.to_string());
         }
         self.open = false;
@@ -131,7 +144,7 @@ impl Step<'_> {
 
     /// Ends a step that was not taken, with the reason.
     pub fn not_run(mut self, reason: impl fmt::Display) {
-        if !self.progress.quiet {
+        if self.progress.shows == Shows::All {
             self.finish("–", &format!("not run: {reason}"));
         }
         self.open = false;
@@ -155,7 +168,7 @@ impl Step<'_> {
 impl Drop for Step<'_> {
     /// A step that was not ended left by an error; the error itself is printed by whoever handles it.
     fn drop(&mut self) {
-        if self.open {
+        if self.open && self.progress.shows != Shows::Nothing {
             self.finish("✗", "failed");
         }
     }

@@ -3,6 +3,7 @@
 //! Thin on purpose: what the commands do is in the harness (`tests/src`), where the end-to-end
 //! tests use it too.
 
+mod ahead;
 mod bench;
 mod cluster;
 mod crds;

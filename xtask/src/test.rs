@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything a change has to pass, in the order of what fails fastest.
 
+use std::cell::RefCell;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tile_proxy_tests::cluster::Cluster;
-use tile_proxy_tests::image;
 use tile_proxy_tests::interrupt;
 use tile_proxy_tests::paths;
 use tile_proxy_tests::prerequisites;
 use tile_proxy_tests::progress::{Progress, Step, Time};
 use tile_proxy_tests::run::Run;
 
+use crate::ahead::Ahead;
 use crate::crds;
 
 /// Check everything a change has to pass: format, lints, documentation, dependencies, tests, real
@@ -51,6 +52,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let progress = Progress::new();
+    let ahead = RefCell::new(match args.only {
+        None => Ahead::start(!args.no_cluster && !args.kind),
+        Some(_) => Ahead::nothing(),
+    });
     let mut steps: Vec<(&str, Check<'_>)> = vec![
         (
             "format",
@@ -68,16 +73,17 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         ("real logs", Box::new(|step| real_logs(step, args.full))),
         (
             "control plane",
-            Box::new(|step| {
-                let with_image = !args.no_cluster && args.only.is_none();
-                beside_image(with_image, || control_plane(step, args.full))
-            }),
+            Box::new(|step| control_plane(step, args.full)),
         ),
     ];
     if !args.no_cluster {
         steps.push((
             "end to end",
-            Box::new(|step| end_to_end(step, args.full, args.kind)),
+            Box::new(|step| {
+                step.note("what is still being built for it");
+                ahead.borrow_mut().finish();
+                end_to_end(step, args.full, args.kind)
+            }),
         ));
     }
     if let Some(only) = &args.only {
@@ -255,19 +261,6 @@ fn real_logs(step: &Step<'_>, full: bool) -> Result<String> {
         run = run.env(FULL, "1");
     }
     Ok(summary(&run.stdout()?))
-}
-
-/// Does something that waits more than it computes, and builds the image of the end-to-end test beside
-/// it, whose last half is one thread's. If that fails, the end-to-end test finds out for itself.
-fn beside_image(with_image: bool, work: impl FnOnce() -> Result<String>) -> Result<String> {
-    thread::scope(|scope| {
-        let image = with_image.then(|| scope.spawn(|| image::product::build(&Progress::quiet())));
-        let outcome = work();
-        if let Some(image) = image {
-            let _ = image.join();
-        }
-        outcome
-    })
 }
 
 /// The operator against a real API server, which ends with the program.
