@@ -262,12 +262,13 @@ fn rules(settings: &Settings, before: Option<&Rules>) -> Rules {
     }
 }
 
-/// Whether starting failed because another process keeps the cache.
+/// Whether starting failed because another process keeps the cache, or the directory of trust.
 pub fn is_cache_busy(error: &anyhow::Error) -> bool {
-    matches!(
+    let of_cache = matches!(
         error.downcast_ref(),
         Some(CacheError::Lock(LockError::Busy { .. }))
-    )
+    );
+    of_cache || matches!(error.downcast_ref(), Some(LockError::Busy { .. }))
 }
 
 async fn open(
@@ -284,7 +285,9 @@ async fn open(
     .await?;
     let cache = Arc::new(cache);
     let tuf = match settings.tuf.clone() {
-        Some(tuf) => Some(Arc::new(Tuf::open(tuf, Arc::clone(metrics))?)),
+        Some(tuf) => Some(Arc::new(
+            Tuf::open_alone(tuf, Arc::clone(metrics), LOCK_WAIT).await?,
+        )),
         None => None,
     };
     let origins = cache.origins()?;

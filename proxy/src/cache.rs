@@ -63,7 +63,7 @@ use self::{
     keeper::Keeper, remove::Target, stats::Saved, store::Stores,
 };
 pub use self::{
-    lock::{LOCK_WAIT, LockError},
+    lock::{LOCK_WAIT, Lock, LockError},
     remove::{Count, Removed},
     stats::SavedLog,
     store::{LogStore, origin_hash},

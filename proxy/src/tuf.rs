@@ -15,6 +15,7 @@
 pub mod client;
 pub mod discover;
 mod error;
+mod floor;
 mod load;
 mod monitor;
 pub mod policy;
@@ -27,7 +28,7 @@ mod store;
 mod trusted_root;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -51,7 +52,11 @@ use self::{
     repository::Remote,
     store::Store,
 };
-use crate::{config::Source, metrics::Metrics};
+use crate::{
+    cache::{Lock, LockError},
+    config::Source,
+    metrics::Metrics,
+};
 
 /// Longest time for one refresh: some ten small files.
 const REFRESH_LIMIT: Duration = Duration::from_secs(300);
@@ -116,6 +121,8 @@ pub struct Tuf {
     /// `None` offline.
     remote: Option<Arc<Remote>>,
     store: Store,
+    /// That of the directory, for who writes to it.
+    _lock: Option<Lock>,
     loaded: ArcSwapOption<Loaded>,
     /// Held during a refresh: one at a time.
     turn: tokio::sync::Mutex<()>,
@@ -140,8 +147,27 @@ struct History {
 }
 
 impl Tuf {
-    /// Prepares to follow a repository, and takes up what was kept of it; asks nobody. The directory
-    /// must be this process's alone.
+    /// As [`Tuf::open`], with the directory to itself: two that write to one would each move the
+    /// other's versions. Waits for another process to leave it, no longer than `wait`.
+    ///
+    /// # Errors
+    /// As [`Tuf::open`], and [`LockError::Busy`].
+    pub async fn open_alone(
+        settings: TufSettings,
+        metrics: Arc<Metrics>,
+        wait: Duration,
+    ) -> anyhow::Result<Self> {
+        let lock = match settings.url {
+            Some(_) => lock(&settings.directory, wait).await?,
+            None => None, // nothing is written
+        };
+        let mut tuf = Self::open(settings, metrics)?;
+        tuf._lock = lock;
+        Ok(tuf)
+    }
+
+    /// Prepares to follow a repository, and takes up what was kept of it; asks nobody. If it is
+    /// followed, nobody else may write to the directory.
     ///
     /// # Errors
     /// When the root cannot be read or is none, or the URL is of no use.
@@ -153,6 +179,7 @@ impl Tuf {
         };
         let tuf = Self {
             store: Store::new(settings.directory.clone()),
+            _lock: None,
             settings,
             pinned,
             remote,
@@ -196,7 +223,12 @@ impl Tuf {
                 }
                 // Half of a new version, after a crash or a target that could not be had: the other
                 // set is there for that.
-                Err(error) => info!(place, %error, "stored trust is not whole"),
+                Err(error) => {
+                    let error = TufError::NotWhole(Box::new(error));
+                    let reason = error.reason();
+                    self.metrics.tuf_failures.with_label_values(&[reason]).inc();
+                    info!(place, reason, %error, "stored trust is passed over");
+                }
             }
         }
         if let Some((_, loaded)) = best {
@@ -410,6 +442,26 @@ impl Tuf {
     fn history(&self) -> MutexGuard<'_, History> {
         // Each write replaces whole fields, so a poisoned history is still a sound one.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The lock of a directory of trust; `None` where nothing can be written, so that nobody does.
+async fn lock(directory: &Path, wait: Duration) -> Result<Option<Lock>, LockError> {
+    let made = std::fs::create_dir_all(directory).map_err(|source| LockError::Io {
+        path: directory.to_owned(),
+        source,
+    });
+    let locked = match made {
+        Ok(()) => Lock::wait(&directory.join("LOCK"), wait).await,
+        Err(error) => Err(error),
+    };
+    match locked {
+        Ok(lock) => Ok(Some(lock)),
+        Err(busy @ LockError::Busy { .. }) => Err(busy),
+        Err(error) => {
+            warn!(%error, "trust from TUF is not kept for the next start");
+            Ok(None)
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One process a cache. The next one waits while a replaced pod drains.
+//! One process a cache, and one a directory of trust. The next one waits while a replaced pod drains.
 
 use std::{
     fs::{File, TryLockError},
@@ -39,13 +39,16 @@ pub enum LockError {
 
 /// The lock; the kernel takes it back when the process ends, however it ends.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Waits for the lock, no longer than `wait`.
-    pub(super) async fn wait(path: &Path, wait: Duration) -> Result<Self, LockError> {
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub async fn wait(path: &Path, wait: Duration) -> Result<Self, LockError> {
         let failed = |source| LockError::Io {
             path: path.to_owned(),
             source,

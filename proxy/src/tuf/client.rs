@@ -16,7 +16,8 @@ use url::Url;
 
 use super::{
     error::TufError,
-    repository::{Remote, Shared, is_plain},
+    floor::Guarded,
+    repository::{Remote, is_plain},
     store::{Meta, Store},
 };
 
@@ -54,8 +55,10 @@ impl Client {
         let root =
             fs::read(self.metadata.join("root.json")).context("no root: run `init` first")?;
         let remote = Remote::new(&self.url, self.targets.as_ref(), None)?;
-        let updater = Updater::new(Shared(Arc::new(remote)), &root).map_err(TufError::from)?;
-        let mut updater = updater.with_store(Flat::of(&self.metadata));
+        let store = Arc::new(Flat::of(&self.metadata));
+        let guarded = Guarded::new(Arc::new(remote), Arc::<Flat>::clone(&store));
+        let updater = Updater::new(guarded, &root).map_err(TufError::from)?;
+        let mut updater = updater.with_store(store);
         updater.refresh(now).await.map_err(TufError::from)?;
         Ok(updater)
     }

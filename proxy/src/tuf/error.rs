@@ -34,22 +34,52 @@ pub enum TufError {
         /// When.
         expires: Timestamp,
     },
-    /// Bytes that are not what the role above them pins: tampered, mixed from two versions, or of
-    /// another length.
+    /// Bytes that are not what the role above them pins, by their hash: tampered.
     #[error("not what the metadata pins: {0}")]
     Integrity(String),
+    /// Bytes of another length than the role above them pins.
+    #[error("not as long as the metadata pins: {0}")]
+    Length(String),
     /// Not metadata, or with keys or signatures that no client could take.
     #[error("unusable metadata: {0}")]
     Malformed(String),
+    /// A service map of a version that nobody here can read.
+    #[error("target `{target}`: its version is {version}, and this proxy reads version {known}")]
+    MapVersion {
+        /// Name of the target.
+        target: String,
+        /// As it says, in JSON.
+        version: String,
+        /// The one there is.
+        known: u64,
+    },
     /// The repository lists it and does not have it.
     #[error("the repository lacks a file that it must have: {0}")]
     Missing(String),
+    /// Each signed, and not of one version: the role above pins another, or what it pinned is gone.
+    #[error("metadata of different versions: {0}")]
+    MixAndMatch(String),
     /// The repository vouches for nothing that this proxy looks for.
     #[error(
         "the repository has none of the targets that hold keys of logs: trusted_root.json, the \
          service map, rekor-key-v1, rekor-key-v2, rekor.pub"
     )]
     NoTargets,
+    /// What a crash or somebody else left in one of the two sets on the disk; see [`super::store`].
+    #[error("stored trust is not whole: {0}")]
+    NotWhole(Box<Self>),
+    /// A target that leads to where nothing is encrypted.
+    #[error(
+        "target `{target}`: `{key}` is `{url}`, which is not `https://`; `tuf.allow_http: true` lets that be"
+    )]
+    PlainHttp {
+        /// Name of the target.
+        target: String,
+        /// Where in it.
+        key: String,
+        /// Where it leads.
+        url: String,
+    },
     /// An older version than one that was trusted before.
     #[error("rollback of {role}: version {offered} after {trusted}")]
     Rollback {
@@ -97,9 +127,14 @@ impl TufError {
             Self::Clock { .. } => "clock",
             Self::Expired { .. } => "expired",
             Self::Integrity(_) => "integrity",
+            Self::Length(_) => "length",
             Self::Malformed(_) => "malformed",
+            Self::MapVersion { .. } => "map_version",
             Self::Missing(_) => "missing",
+            Self::MixAndMatch(_) => "mix_and_match",
             Self::NoTargets => "no_targets",
+            Self::NotWhole(_) => "not_whole",
+            Self::PlainHttp { .. } => "plain_http",
             Self::Rollback { .. } => "rollback",
             Self::Store(_) => "store",
             Self::Target { .. } => "target",
@@ -123,14 +158,19 @@ impl TufError {
 }
 
 /// Every reason there is, for the metric's page and its first values.
-pub const REASONS: [&str; 13] = [
+pub const REASONS: [&str; 18] = [
     "bad_root",
     "clock",
     "expired",
     "integrity",
+    "length",
     "malformed",
+    "map_version",
     "missing",
+    "mix_and_match",
     "no_targets",
+    "not_whole",
+    "plain_http",
     "rollback",
     "store",
     "target",
@@ -138,6 +178,10 @@ pub const REASONS: [&str; 13] = [
     "too_large",
     "unreachable",
 ];
+
+/// What [`super::repository`] says of a target with more bytes than are listed, which it reads no
+/// further.
+pub(super) const LONGER: &str = "longer than the listed";
 
 impl From<sigstore_tuf::Error> for TufError {
     fn from(error: sigstore_tuf::Error) -> Self {
@@ -148,7 +192,7 @@ impl From<sigstore_tuf::Error> for TufError {
                 offered: new,
             },
             Error::Expired { role, expires } => Self::Expired { role, expires },
-            Error::IntegrityMismatch(what) => Self::Integrity(what),
+            Error::IntegrityMismatch(what) => mismatch(what),
             Error::Io { .. } => Self::Store(with_causes(&error)),
             Error::Rollback { role, trusted, new } => Self::Rollback {
                 role,
@@ -178,6 +222,21 @@ impl From<sigstore_tuf::Error> for TufError {
             }
             _ => Self::Malformed(with_causes(&error)),
         }
+    }
+}
+
+/// The client has one error for all that the role above does not pin, and says in words which it is.
+/// Words it does not use yet are `integrity`.
+fn mismatch(what: String) -> TufError {
+    let says = |words: &[&str]| words.iter().any(|words| what.contains(words));
+    if says(&["exceeds configured max"]) {
+        TufError::TooLarge(what)
+    } else if says(&[": length ", LONGER]) {
+        TufError::Length(what)
+    } else if says(&[" does not match ", "snapshot removes", "pins have changed"]) {
+        TufError::MixAndMatch(what)
+    } else {
+        TufError::Integrity(what)
     }
 }
 

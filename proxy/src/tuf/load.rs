@@ -12,9 +12,10 @@ use sigstore_tuf::{
 use super::{
     discover::{KEY_TARGETS, Material, Published, keys_in},
     error::TufError,
+    floor::Guarded,
     monitor,
     policy::{RoleState, earlier},
-    repository::{Remote, Shared},
+    repository::Remote,
     service_map, signing_config, sigstore,
     store::{Files, Meta},
     trusted_root,
@@ -105,7 +106,8 @@ pub(super) async fn online(
     wanted: &Wanted,
     (now, grace): (Timestamp, Duration),
 ) -> Result<Loaded, TufError> {
-    let mut updater = updater(Shared(remote), pinned, Arc::clone(meta))?;
+    let guarded = Guarded::new(remote, Arc::<Meta>::clone(meta));
+    let mut updater = updater(guarded, pinned, Arc::clone(meta))?;
     let mut at = now;
     match updater.refresh(now).await {
         // The client knows no grace: it is told an earlier time.

@@ -53,12 +53,7 @@ pub(super) fn parse(
         return Err(wrong(format!("it has more than {MAX_LOGS} logs")));
     }
     let read = file.rekor_logs.into_iter().map(|log| {
-        let read_url = address(&log.read_url, allow_http).map_err(|why| {
-            wrong(format!(
-                "`readUrl` is `{}`, {why}",
-                log.read_url.escape_debug()
-            ))
-        })?;
+        let read_url = address(name, "readUrl", &log.read_url, allow_http)?;
         Ok(MonitoredLog {
             read_url,
             origin: log.log_origin,

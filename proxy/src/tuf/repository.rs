@@ -1,12 +1,13 @@
 //! Where metadata and targets are fetched from: a web server, or a directory that was carried over an
 //! air gap. What comes back is unverified, and bounded.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sigstore_tuf::{Error, Repository, transport::FetchFuture};
 use url::Url;
 
+use super::error::LONGER;
 use crate::{
     config::{Source, UpstreamSettings},
     upstream::{FetchError, How, Web, directory},
@@ -114,22 +115,22 @@ impl Remote {
             Err(FetchError::NotFound { .. }) => Ok(None),
             // How object stores say 404 to those who may not list.
             Err(FetchError::Status { status, .. }) if status.as_u16() == 403 => Ok(None),
+            // The limit is the length that is listed for it.
+            Err(FetchError::TooLarge { .. }) if file == File::Target => Err(
+                Error::IntegrityMismatch(format!("{name}: {LONGER} {limit} bytes")),
+            ),
             Err(error) => Err(Error::transport_with_source(name.to_owned(), error)),
         }
     }
 }
 
-/// A repository for one client after another.
-#[derive(Debug)]
-pub(super) struct Shared(pub(super) Arc<Remote>);
-
-impl Repository for Shared {
+impl Repository for Remote {
     fn fetch_metadata<'a>(&'a self, name: &'a str, max_length: u64) -> FetchFuture<'a> {
-        Box::pin(self.0.fetch(name, max_length, File::Metadata))
+        Box::pin(self.fetch(name, max_length, File::Metadata))
     }
 
     fn fetch_target<'a>(&'a self, path: &'a str, max_length: u64) -> FetchFuture<'a> {
-        Box::pin(self.0.fetch(path, max_length, File::Target))
+        Box::pin(self.fetch(path, max_length, File::Target))
     }
 }
 

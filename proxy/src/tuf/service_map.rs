@@ -24,6 +24,9 @@ const VERSION: u64 = 1;
 /// Most targets with keys of one log: the one in use, and those before and after it.
 const MAX_KEY_TARGETS: usize = 16;
 
+/// Most characters of what a target says that are shown in a message.
+const MAX_SHOWN: usize = 200;
+
 /// What the map says of the log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct MappedLog {
@@ -75,10 +78,11 @@ pub(super) fn parse(
     let wrong = |message: String| TufError::target(rules.name, message);
     let mut map: Value = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
     if map["version"] != VERSION {
-        return Err(wrong(format!(
-            "its version is {}, and this proxy reads version {VERSION}",
-            map["version"]
-        )));
+        return Err(TufError::MapVersion {
+            target: rules.name.to_owned(),
+            version: map["version"].to_string().chars().take(MAX_SHOWN).collect(),
+            known: VERSION,
+        });
     }
     let mut notes = Vec::new();
     if !rules.environment.is_empty() {
@@ -108,42 +112,40 @@ pub(super) fn parse(
     };
     let rekor: Rekor =
         serde_json::from_value(rekor).map_err(|error| wrong(format!("`rekor`: {error}")))?;
-    let log = rekor
-        .read(rules)
-        .map_err(|message| wrong(format!("`rekor.{message}")))?;
-    Ok((Some(log), notes))
+    Ok((Some(rekor.read(rules)?), notes))
 }
 
 impl Rekor {
-    fn read(self, rules: &Rules<'_>) -> Result<MappedLog, String> {
+    fn read(self, rules: &Rules<'_>) -> Result<MappedLog, TufError> {
+        let wrong = |message: String| TufError::target(rules.name, format!("`rekor.{message}"));
         let url = |key: &str, text: Option<String>| match text {
-            Some(text) => address(&text, rules.allow_http)
-                .map(Some)
-                .map_err(|why| format!("{key}` is `{}`, {why}", text.escape_debug())),
+            Some(text) => {
+                address(rules.name, &format!("rekor.{key}"), &text, rules.allow_http).map(Some)
+            }
             None => Ok(None),
         };
         let log_id = match &self.log_id {
             Some(id) => {
                 let id = BASE64_STANDARD.decode(id).ok().filter(|id| id.len() == 32);
-                Some(id.ok_or("log_id` is not 32 bytes in base64")?)
+                Some(id.ok_or_else(|| wrong("log_id` is not 32 bytes in base64".to_owned()))?)
             }
             None => None,
         };
         let mut targets = self.public_key_targets;
         targets.extend(self.public_key_target);
         if targets.len() > MAX_KEY_TARGETS {
-            return Err(format!(
+            return Err(wrong(format!(
                 "public_key_targets` are more than {MAX_KEY_TARGETS}"
-            ));
+            )));
         }
         if let Some(target) = targets.iter().find(|target| !is_plain(target)) {
             let target = target.escape_debug();
-            return Err(format!(
+            return Err(wrong(format!(
                 "public_key_targets`: `{target}` is not the path of a target"
-            ));
+            )));
         }
         if !matches!(self.major_api_version, None | Some(1 | 2)) {
-            return Err("major_api_version` is neither 1 nor 2".to_owned());
+            return Err(wrong("major_api_version` is neither 1 nor 2".to_owned()));
         }
         Ok(MappedLog {
             url: url("url", self.url)?,
@@ -156,20 +158,31 @@ impl Rekor {
     }
 }
 
-/// A URL to read a log at.
-pub(super) fn address(text: &str, allow_http: bool) -> Result<Url, &'static str> {
-    let url: Url = text.parse().map_err(|_| "which is not a URL")?;
+/// A URL to read a log at, which stands at `key` of a target.
+pub(super) fn address(
+    target: &str,
+    key: &str,
+    text: &str,
+    allow_http: bool,
+) -> Result<Url, TufError> {
+    let shown: String = text.escape_debug().take(MAX_SHOWN).collect();
+    let wrong = |why: &str| TufError::target(target, format!("`{key}` is `{shown}`, {why}"));
+    let url: Url = text.parse().map_err(|_| wrong("which is not a URL"))?;
     let bare = url.username().is_empty()
         && url.password().is_none()
         && url.query().is_none()
         && url.fragment().is_none();
     match url.scheme() {
-        "http" if !allow_http => {
-            Err("which is not `https://`; `tuf.allow_http: true` lets that be")
+        "http" | "https" if !bare => {
+            Err(wrong("which must end with the path, and hold no password"))
         }
-        "http" | "https" if !bare => Err("which must end with the path, and hold no password"),
+        "http" if !allow_http => Err(TufError::PlainHttp {
+            target: target.to_owned(),
+            key: key.to_owned(),
+            url: shown.clone(),
+        }),
         "http" | "https" if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(url),
-        _ => Err("which is not `https://` and a host"),
+        _ => Err(wrong("which is not `https://` and a host")),
     }
 }
 

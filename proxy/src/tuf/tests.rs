@@ -92,8 +92,8 @@ fn serve(directory: &Path, files: &Files) {
     }
 }
 
-fn open(directory: &Path, root: &str, grace: Duration) -> Arc<Tuf> {
-    let settings = TufSettings {
+fn settings(directory: &Path, root: &str, grace: Duration) -> TufSettings {
+    TufSettings {
         url: Url::from_file_path(directory.join("repository")).ok(),
         root: Some(Source::Inline(root.to_owned())),
         ca: None,
@@ -103,9 +103,12 @@ fn open(directory: &Path, root: &str, grace: Duration) -> Arc<Tuf> {
         allow_http: false,
         refresh_interval: Duration::from_secs(3_600),
         expiry_grace: grace,
-    };
+    }
+}
+
+fn open(directory: &Path, root: &str, grace: Duration) -> Arc<Tuf> {
     let metrics = Arc::new(Metrics::new().expect("registered"));
-    Arc::new(Tuf::open(settings, metrics).expect("a root"))
+    Arc::new(Tuf::open(settings(directory, root, grace), metrics).expect("a root"))
 }
 
 /// A repository that vouches for the key of a fixture log.
@@ -178,7 +181,7 @@ fn roots_and_keys_rotate_and_a_restart_still_begins_at_the_pinned_root() {
 #[test]
 fn each_lie_has_its_own_word_and_changes_nothing() {
     type Lie = fn(&mut TufRepository);
-    let lies: [(&str, &str, Lie); 12] = [
+    let lies: [(&str, &str, Lie); 17] = [
         ("an older version", "rollback", |it| {
             it.publish_as(1);
         }),
@@ -202,11 +205,11 @@ fn each_lie_has_its_own_word_and_changes_nothing() {
             it.list("rekor-key-v2", second_key()).publish();
             change(it, "rekor-key-v2", |bytes| bytes[40] ^= 1);
         }),
-        ("a target that is cut", "integrity", |it| {
+        ("a target that is cut", "length", |it| {
             it.list("rekor-key-v2", second_key()).publish();
             change(it, "rekor-key-v2", |bytes| bytes.truncate(bytes.len() - 1));
         }),
-        ("a target that is longer", "too_large", |it| {
+        ("a target that is longer", "length", |it| {
             it.list("rekor-key-v2", second_key()).publish();
             change(it, "rekor-key-v2", |bytes| bytes.push(b'\n'));
         }),
@@ -214,11 +217,34 @@ fn each_lie_has_its_own_word_and_changes_nothing() {
             it.list("rekor-key-v2", second_key()).publish();
             it.files.retain(|name, _| !name.ends_with("rekor-key-v2"));
         }),
-        ("the snapshot of another version", "integrity", |it| {
+        ("the snapshot of another version", "mix_and_match", |it| {
             it.publish().publish();
             let other = it.files[&format!("{}.snapshot.json", it.version - 1)].clone();
             it.files
                 .insert(format!("{}.snapshot.json", it.version), other);
+        }),
+        ("an older snapshot", "rollback", |it| {
+            it.point("snapshot.json", 1).publish();
+        }),
+        ("older targets", "rollback", |it| {
+            it.point("targets.json", 1).publish();
+        }),
+        ("the targets of another version", "mix_and_match", |it| {
+            it.publish().publish();
+            let other = it.files[&format!("{}.targets.json", it.version - 1)].clone();
+            it.files
+                .insert(format!("{}.targets.json", it.version), other);
+        }),
+        ("a snapshot of another length", "length", |it| {
+            it.pin().publish();
+            change(it, "snapshot.json", |bytes| bytes.push(b'\n'));
+        }),
+        ("a snapshot of other bytes", "integrity", |it| {
+            it.pin().publish();
+            change(it, "snapshot.json", |bytes| {
+                let text = String::from_utf8_lossy(bytes);
+                *bytes = text.replace("_type", "_typo").into_bytes();
+            });
         }),
         ("metadata without an end", "too_large", |it| {
             it.files
@@ -246,6 +272,7 @@ fn each_lie_has_its_own_word_and_changes_nothing() {
         world.serve(&repository.files);
         let error = world.refresh().expect_err(what);
         assert_eq!(error.reason(), reason, "{what}: {error}");
+        assert!(REASONS.contains(&reason));
         assert_eq!(
             world.tuf.keys_for(None, &[]).expect("a key"),
             trusted,
@@ -270,30 +297,91 @@ fn each_lie_has_its_own_word_and_changes_nothing() {
 
 fn change(repository: &mut TufRepository, target: &str, change: impl Fn(&mut Vec<u8>)) {
     let name = format!(".{target}");
-    let file = repository
-        .files
-        .iter_mut()
-        .find(|(file, _)| file.ends_with(&name));
-    change(file.expect("listed").1);
+    let files = repository.files.iter_mut();
+    for (_, bytes) in files.filter(|(file, _)| file.ends_with(&name)) {
+        change(bytes);
+    }
+}
+
+#[test]
+fn a_target_is_read_up_to_its_limit_and_not_fetched_beyond() {
+    // At the limit it is read, and is no key.
+    for (more, reason) in [(0, "target"), (1, "too_large")] {
+        let mut repository = honest();
+        repository
+            .list("rekor-key-v2", vec![b'k'; (1 << 20) + more])
+            .publish();
+        World::new(&repository).refused(reason);
+    }
+}
+
+#[test]
+fn what_a_snapshot_listed_is_the_floor_until_the_online_keys_change() {
+    type Step = fn(&mut TufRepository);
+    let steps: [(&str, Result<(), &str>, Step); 6] = [
+        ("older targets", Err("rollback"), |it| {
+            it.point("targets.json", 1).publish();
+        }),
+        // The timestamp of that one is stored, and pins a snapshot that nobody has.
+        ("older targets again", Err("rollback"), |_| {}),
+        ("older targets, higher", Err("rollback"), |it| {
+            it.point("targets.json", 2).publish();
+        }),
+        ("what was trusted", Ok(()), |it| {
+            it.point("targets.json", 3).publish();
+        }),
+        ("a snapshot that does not come", Err("missing"), |it| {
+            it.publish();
+            it.files.remove(&format!("{}.snapshot.json", it.version));
+        }),
+        ("older versions under other keys", Ok(()), |it| {
+            it.rotate().publish_as(1);
+        }),
+    ];
+    let mut repository = honest();
+    repository.publish().publish();
+    let world = World::new(&repository);
+    world.refresh().expect("honest");
+    assert_eq!(world.version("targets"), 3);
+    for (what, want, step) in steps {
+        step(&mut repository);
+        world.serve(&repository.files);
+        let refreshed = world.refresh().map_err(|error| error.reason());
+        assert_eq!(refreshed, want, "{what}");
+    }
+    assert_eq!(world.version("targets"), 1);
 }
 
 #[test]
 fn a_target_of_no_use_is_refused_by_its_name() {
-    for (target, text, says) in [
+    for (target, text, reason, says) in [
         (
             "sigstore-services-v1",
             r#"{"version": 2}"#,
+            "map_version",
             "its version is 2",
         ),
         (
             "sigstore-services-v1.json",
             r#"{"version": 1, "rekor": {"url": "http://rekor.example"}}"#,
+            "plain_http",
             "tuf.allow_http",
         ),
-        ("trusted_root.json", "{}", "missing field"),
-        ("signing_config.v0.2.json", "[]", "signing_config.v0.2.json"),
-        ("rekor-key-v2", "key", "not a verifier key"),
-        ("rekor.pub", "", "no key of a log"),
+        (
+            "monitor_config.json",
+            r#"{"rekorLogs": [{"readUrl": "http://a.example", "logOrigin": "a"}]}"#,
+            "plain_http",
+            "`readUrl` is `http://a.example`",
+        ),
+        ("trusted_root.json", "{}", "target", "missing field"),
+        (
+            "signing_config.v0.2.json",
+            "[]",
+            "target",
+            "signing_config.v0.2.json",
+        ),
+        ("rekor-key-v2", "key", "target", "not a verifier key"),
+        ("rekor.pub", "", "target", "no key of a log"),
     ] {
         let mut repository = honest();
         let world = World::new(&repository);
@@ -301,7 +389,8 @@ fn a_target_of_no_use_is_refused_by_its_name() {
         repository.list(target, text).publish();
         world.serve(&repository.files);
         let error = world.refresh().expect_err(target);
-        assert_eq!(error.reason(), "target", "{target}: {error}");
+        assert_eq!(error.reason(), reason, "{target}: {error}");
+        assert!(REASONS.contains(&reason));
         assert!(error.to_string().contains(says), "{target}: {error}");
         assert_eq!(world.keys(), 1, "{target}");
     }
@@ -384,11 +473,16 @@ fn a_clock_that_was_set_back_is_refused_and_makes_nothing_look_good_again() {
 
     let world = World::new(&honest());
     world.refresh().expect("honest");
-    assert_eq!(
-        world.refresh_at(back).map_err(|error| error.reason()),
-        Err("clock")
+    let refused = world.tuf.report(world.refresh_at(back));
+    assert!(
+        refused
+            .expect_err("before the build")
+            .contains("set the clock")
     );
+    let counted = world.tuf.metrics.tuf_failures.with_label_values(&["clock"]);
+    assert_eq!(counted.get(), 1);
     assert_eq!(world.keys(), 1, "the last good trust is kept");
+    assert_eq!(world.tuf.status().state, State::Failed);
 }
 
 #[test]
@@ -432,6 +526,12 @@ fn damage_on_the_disk_is_noticed_and_healed_by_the_next_refresh() {
             fs::write(&path, &bytes[..bytes.len() / 2]).expect("written");
             world.restart();
             assert_eq!(world.keys(), 1, "{damaged}/{file}: the other set is whole");
+            let counted = world
+                .tuf
+                .metrics
+                .tuf_failures
+                .with_label_values(&["not_whole"]);
+            assert_eq!(counted.get(), 1, "{damaged}/{file}");
             world.refresh().expect("honest");
             assert_eq!(fs::read(&path).expect("kept"), bytes, "{damaged}/{file}");
         }
@@ -458,6 +558,35 @@ fn a_disk_that_takes_nothing_costs_the_next_start_alone() {
     fs::write(world.directory.path().join("tuf"), "not a directory").expect("written");
     world.refused("store");
     assert_eq!(world.keys(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_of_trust_is_one_processs_at_a_time() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = honest().root();
+    let alone = |settings: TufSettings| {
+        let metrics = Arc::new(Metrics::new().expect("registered"));
+        Tuf::open_alone(settings, metrics, Duration::from_secs(9))
+    };
+    let of = |directory| settings(directory, &root, Duration::ZERO);
+    let first = alone(of(directory.path())).await.expect("free");
+    let refused = alone(of(directory.path())).await.expect_err("taken");
+    assert!(matches!(
+        refused.downcast_ref(),
+        Some(LockError::Busy { .. })
+    ));
+    let mut reader = of(directory.path());
+    reader.url = None;
+    assert!(
+        alone(reader).await.is_ok(),
+        "who only reads waits for nobody"
+    );
+    drop(first);
+    assert!(alone(of(directory.path())).await.is_ok());
+    // Where nothing can be written, there is nothing to guard.
+    let barred = tempfile::tempdir().expect("a directory");
+    fs::write(barred.path().join("tuf"), "not a directory").expect("written");
+    assert!(alone(of(barred.path())).await.is_ok());
 }
 
 #[test]

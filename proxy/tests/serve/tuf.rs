@@ -1,8 +1,9 @@
 //! The real binary with a TUF repository of real keys: what it vouches for is followed, what it does
 //! not is not, and neither its absence nor its lies take away what was trusted.
 
+mod hostile;
+
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -255,119 +256,6 @@ fn an_unknown_key_makes_the_repository_be_asked_at_once_and_not_again_and_again(
 }
 
 #[test]
-fn what_a_liar_publishes_is_refused_and_the_last_good_trust_stays() {
-    let mut world = World::new();
-    world.publish();
-    let proxy = world.proxy("");
-    eventually("the log is served", || serves(&proxy, 70_000));
-    let honest = world.repository.files.clone();
-    // What only the bad trust would vouch for: the same log, larger, under another key.
-    let foreign = Arc::new(FixtureLog::with_entries(70_001).signed_by(9));
-    let mut rogue = world.repository.rogue();
-    rogue.list("rekor-key-v1", foreign.pem()).publish();
-    for (reason, files) in [
-        ("threshold", rogue.files),
-        ("rollback", {
-            world.repository.publish_as(1);
-            world.repository.files.clone()
-        }),
-    ] {
-        world.server.becomes(&files);
-        world.upstream.becomes(&foreign, 70_001);
-        eventually(reason, || failures(&proxy, reason) >= 1.0);
-        eventually("it is said", || {
-            let said = proxy.printed("trust from TUF not refreshed");
-            is(&proxy, "failed") && said.iter().any(|line| line.contains(reason))
-        });
-        proxy.send("POST", "/_admin/refresh", "");
-        assert!(serves(&proxy, 70_000), "{reason}");
-        world.upstream.becomes(&world.log, 70_000);
-        world.server.becomes(&honest);
-        eventually("it is good again", || is(&proxy, "fresh"));
-    }
-    for (reason, answer) in [
-        ("too_large", Answer::Endless),
-        ("malformed", Answer::Body(b"<html>".to_vec())),
-        ("unreachable", Answer::Status(503)),
-    ] {
-        world.server.lies_about("timestamp.json", answer);
-        eventually(reason, || failures(&proxy, reason) >= 1.0);
-        assert!(serves(&proxy, 70_000), "{reason}");
-        world.server.returns();
-        eventually("it is good again", || is(&proxy, "fresh"));
-    }
-}
-
-#[test]
-fn expired_trust_serves_what_was_trusted_and_believes_nothing_new() {
-    let mut world = World::new();
-    let proxy = world.proxy("");
-    eventually("the log is served", || serves(&proxy, 70_000));
-    eventually("trust is fresh", || is(&proxy, "fresh"));
-    assert_eq!(proxy.stop(), Some(0));
-    // As if a week had passed: everything that was kept is expired by now.
-    let mut late = TufRepository::new();
-    late.expire("timestamp", &hours(-1))
-        .list("rekor-key-v1", world.log.pem())
-        .publish();
-    let kept = world.cache.path().join("cache/tuf");
-    for set in ["meta", "lastgood"] {
-        std::fs::remove_dir_all(kept.join(set)).expect("there");
-        write_set(&kept.join(set), &late, &world.log.pem());
-    }
-    world.repository = late;
-    world.server.becomes(&world.repository.files);
-
-    let larger = Arc::new(FixtureLog::with_entries(70_500));
-    world.upstream.becomes(&larger, 70_500);
-    let proxy = world.proxy("");
-    eventually("it is noticed", || failures(&proxy, "expired") >= 1.0);
-    let answer = proxy.get("/checkpoint");
-    assert_eq!((answer.status, size_of(&answer.body)), (200, 70_000));
-    assert_eq!(answer.header("tile-proxy-trust"), Some("expired"));
-    assert_eq!(proxy.get("/tile/0/000").status, 200);
-    assert!(is(&proxy, "stale"));
-    assert_eq!(status(&proxy)["expired"], true);
-    let refreshed = proxy.send("POST", "/_admin/refresh", "");
-    assert_eq!(refreshed.status, 502, "{}", refreshed.text());
-    assert!(
-        refreshed.text().contains("trust has expired"),
-        "{}",
-        refreshed.text()
-    );
-    assert_eq!(proxy.stop(), Some(0));
-
-    // With grace, all goes on for as long as that is.
-    let proxy = world.proxy(", expiry_grace: 2h");
-    eventually("the log is followed", || serves(&proxy, 70_500));
-    assert!(
-        proxy
-            .get("/checkpoint")
-            .header("tile-proxy-trust")
-            .is_none()
-    );
-    assert!(is(&proxy, "stale"));
-    assert_eq!(status(&proxy)["expired"], false);
-}
-
-/// What a proxy would have kept of a repository.
-fn write_set(directory: &Path, repository: &TufRepository, key: &str) {
-    let version = repository.version;
-    let files = &repository.files;
-    let targets = directory.join("targets");
-    std::fs::create_dir_all(&targets).expect("made");
-    std::fs::write(targets.join("rekor-key-v1"), key).expect("written");
-    for (name, from) in [
-        ("root.json", "1.root.json".to_owned()),
-        ("timestamp.json", "timestamp.json".to_owned()),
-        ("snapshot.json", format!("{version}.snapshot.json")),
-        ("targets.json", format!("{version}.targets.json")),
-    ] {
-        std::fs::write(directory.join(name), &files[&from]).expect("written");
-    }
-}
-
-#[test]
 fn the_log_of_the_service_map_is_discovered_and_its_turnover_followed() {
     let mut world = World::new();
     let oslo = Arc::new(FixtureLog::with_entries(300).called("oslo.example", "oslo.example"));
@@ -400,17 +288,18 @@ fn the_log_of_the_service_map_is_discovered_and_its_turnover_followed() {
     assert_eq!(proxy.get("/rome-example-2026h1/tile/0/000").status, 200);
 
     // A map that may not be followed changes nothing.
-    for (map, says) in [
-        (r#"{"version": 2}"#, "its version is 2"),
+    for (map, reason, says) in [
+        (r#"{"version": 2}"#, "map_version", "its version is 2"),
         (
             r#"{"version": 1, "rekor": {"url": "ftp://a"}}"#,
+            "target",
             "and a host",
         ),
     ] {
-        let before = failures(&proxy, "target");
+        let before = failures(&proxy, reason);
         world.repository.list("sigstore-services-v1", map);
         world.publish();
-        eventually("it is refused", || failures(&proxy, "target") > before);
+        eventually("it is refused", || failures(&proxy, reason) > before);
         let error = status(&proxy)["lastError"]
             .as_str()
             .unwrap_or_default()
@@ -455,20 +344,6 @@ fn an_explicit_key_always_wins() {
         let answer = proxy.get("/checkpoint");
         answer.status == 502 && answer.text().contains("not signed by a known key")
     });
-}
-
-#[test]
-fn a_second_process_waits_for_the_trust_of_the_first() {
-    let world = World::new();
-    let first = world.proxy("");
-    eventually("the log is served", || serves(&first, 70_000));
-    let second = world.proxy("");
-    eventually("it waits", || {
-        !second.printed("waiting for another process").is_empty()
-    });
-    assert_eq!(second.get("/_admin/ready").status, 503);
-    assert_eq!(first.stop(), Some(0));
-    eventually("it goes on", || serves(&second, 70_000));
 }
 
 #[test]

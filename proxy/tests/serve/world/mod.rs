@@ -18,7 +18,7 @@ pub(crate) use self::{
     proxy::{Proxy, Response, cache_directory, eventually, request},
     rekor_log::RekorLog,
     rekor_server::RekorServer,
-    tuf_repository::TufRepository,
+    tuf_repository::{Files, TufRepository},
     tuf_server::TufServer,
     upstream::{Answer, Upstream},
 };

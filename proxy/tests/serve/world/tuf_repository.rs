@@ -32,10 +32,15 @@ pub(crate) struct TufRepository {
     pub(crate) targets: BTreeMap<String, (Vec<u8>, Value)>,
     /// The version that was published last.
     pub(crate) version: u64,
-    root_version: u64,
+    /// The version of the newest root.
+    pub(crate) root_version: u64,
     root_keys: Vec<TestKey>,
     online: TestKey,
     expires: BTreeMap<String, String>,
+    /// Whether length and hash of metadata are listed, beside its version.
+    pins: bool,
+    /// Versions that are listed instead of the one that is published, by file.
+    points: BTreeMap<String, u64>,
 }
 
 impl TufRepository {
@@ -50,6 +55,8 @@ impl TufRepository {
             root_keys: vec![TestKey::ed25519(), TestKey::ecdsa()],
             online: TestKey::ecdsa(),
             expires: BTreeMap::new(),
+            pins: false,
+            points: BTreeMap::new(),
         };
         repository.sign_root(&[]);
         repository
@@ -73,6 +80,34 @@ impl TufRepository {
         self
     }
 
+    /// Length and hash of metadata are listed, from the next publication on.
+    pub(crate) fn pin(&mut self) -> &mut Self {
+        self.pins = true;
+        self
+    }
+
+    /// The role above this file lists another version of it, in the next publication.
+    pub(crate) fn point(&mut self, file: &str, version: u64) -> &mut Self {
+        self.points.insert(file.to_owned(), version);
+        self
+    }
+
+    /// The name by which a target that was published is fetched.
+    pub(crate) fn served_as(&self, target: &str) -> String {
+        let (bytes, _) = &self.targets[target];
+        self.target_file(target, &sha256(bytes))
+    }
+
+    fn target_file(&self, name: &str, hash: &str) -> String {
+        let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
+        let file = match (self.consistent, directory) {
+            (false, _) => name.to_owned(),
+            (true, "") => format!("{hash}.{file}"),
+            (true, directory) => format!("{directory}/{hash}.{file}"),
+        };
+        format!("targets/{file}")
+    }
+
     /// Publishes the next version.
     pub(crate) fn publish(&mut self) -> &mut Self {
         self.version += 1;
@@ -89,45 +124,41 @@ impl TufRepository {
                 entry["custom"] = custom.clone();
             }
             listed.insert(name.clone(), entry);
-            let (directory, file) = name.rsplit_once('/').unwrap_or(("", name));
-            let file = match (self.consistent, directory) {
-                (false, _) => name.clone(),
-                (true, "") => format!("{hash}.{file}"),
-                (true, directory) => format!("{directory}/{hash}.{file}"),
-            };
-            self.files.insert(format!("targets/{file}"), bytes.clone());
+            let file = self.target_file(name, &hash);
+            self.files.insert(file, bytes.clone());
         }
         let prefix = match self.consistent {
             true => format!("{version}."),
             false => String::new(),
         };
-        let of = |role: &str| self.expires.get(role).map_or(FAR, String::as_str);
-        let meta = |file: &str| json!({"meta": {file: {"version": version}}});
-        let roles = [
-            (
-                format!("{prefix}targets.json"),
-                "targets",
-                json!({"targets": listed}),
-            ),
-            (
-                format!("{prefix}snapshot.json"),
-                "snapshot",
-                meta("targets.json"),
-            ),
-            (
-                "timestamp.json".to_owned(),
-                "timestamp",
-                meta("snapshot.json"),
-            ),
-        ];
-        let signed = roles.map(|(name, kind, rest)| {
-            (
-                name,
-                sign(&role(kind, version, of(kind), rest), &[&self.online]),
-            )
-        });
-        self.files.extend(signed);
+        let targets = self.sign("targets", version, json!({"targets": listed}));
+        let meta = self.meta("targets.json", version, &targets);
+        let snapshot = self.sign("snapshot", version, meta);
+        let meta = self.meta("snapshot.json", version, &snapshot);
+        let timestamp = self.sign("timestamp", version, meta);
+        self.files.extend([
+            (format!("{prefix}targets.json"), targets),
+            (format!("{prefix}snapshot.json"), snapshot),
+            ("timestamp.json".to_owned(), timestamp),
+        ]);
+        self.points.clear();
         self
+    }
+
+    /// What a role says of the file below it.
+    fn meta(&self, file: &str, version: u64, bytes: &[u8]) -> Value {
+        let version = self.points.get(file).copied().unwrap_or(version);
+        let mut entry = json!({"version": version});
+        if self.pins {
+            entry["length"] = bytes.len().into();
+            entry["hashes"] = json!({"sha256": sha256(bytes)});
+        }
+        json!({"meta": {file: entry}})
+    }
+
+    fn sign(&self, kind: &str, version: u64, rest: Value) -> Vec<u8> {
+        let expires = self.expires.get(kind).map_or(FAR, String::as_str);
+        sign(&role(kind, version, expires, rest), &[&self.online])
     }
 
     /// The next root, with other keys, signed by them and by those before; and another online key.
@@ -157,6 +188,7 @@ impl TufRepository {
             files: self.files.clone(),
             targets: self.targets.clone(),
             expires: self.expires.clone(),
+            points: BTreeMap::new(),
             root_keys: vec![TestKey::ed25519(), TestKey::ed25519()],
             online: TestKey::ed25519(),
             ..*self
