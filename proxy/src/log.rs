@@ -12,6 +12,7 @@ pub(crate) mod follow;
 pub(crate) mod following;
 mod offer;
 mod restore;
+pub mod state;
 pub mod stored;
 pub mod timeline;
 pub mod verify;
@@ -36,6 +37,7 @@ pub use self::{
 };
 use self::{
     fetch::{FlightError, Flights},
+    state::Standing,
     verify::{NotProven, VerifiedEdge, VerifiedTile},
 };
 use crate::{
@@ -258,6 +260,16 @@ impl Log {
     pub fn is_barred(&self) -> bool {
         let history = self.floor.load().is_some() || self.least.load(Ordering::Relaxed) > 0;
         self.trusted.load().is_none() && history
+    }
+
+    /// How it goes with following it. Looks at the disk: for a thread that may wait.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            split_view: self.store().is_some_and(|store| store.has_evidence()),
+            serves: self.trusted.load().is_some(),
+            age: self.served_age(),
+            refresh_interval: self.refresh_interval(),
+        }
     }
 
     /// Time since the log last confirmed what is served; `None` if not since this start.

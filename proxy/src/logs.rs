@@ -20,7 +20,7 @@ use crate::{
     audit::Audit,
     cache::{Cache, LogStore},
     config::{Kind, LogSettings, REKOR_V2_PREFIX, Settings},
-    log::{Log, LogOptions},
+    log::{Log, LogOptions, state::LogState},
     metrics::Metrics,
     peers::Peers,
     rekor_v1::RekorV1,
@@ -76,6 +76,15 @@ impl Followed {
             Kind::Auto if self.log.trusted().is_none() => "auto",
             _ => "tlog-tiles",
         }
+    }
+
+    /// How it goes with following it. Looks at the disk: for a thread that may wait.
+    fn state(&self, checkpoint_ttl: Duration) -> LogState {
+        let standing = match self.as_rekor_v1() {
+            Some(rekor) => rekor.standing(),
+            None => self.log.standing(),
+        };
+        standing.state(checkpoint_ttl)
     }
 
     /// Follows it for ever, as what it is or turns out to be.
@@ -210,6 +219,17 @@ impl Logs {
     /// All of them, in the order of the configuration.
     pub fn all(&self) -> Guard<Arc<Vec<Followed>>> {
         self.all.load()
+    }
+
+    /// All of them, each with how it goes with following it.
+    pub async fn states(&self, checkpoint_ttl: Duration) -> Vec<(Followed, LogState)> {
+        let all = self.all.load_full();
+        let looked = tokio::task::spawn_blocking(move || {
+            let all = all.iter();
+            all.map(|followed| (followed.clone(), followed.state(checkpoint_ttl)))
+                .collect()
+        });
+        looked.await.unwrap_or_default() // the process ends
     }
 
     /// The log that paths without a prefix mean.

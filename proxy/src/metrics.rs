@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 pub use self::catalogue::{Catalogue, Described};
+use crate::log::state::LogState;
 
 /// Seconds: from a memory hit to the longest wait for an upstream.
 const LATENCY_BUCKETS: [f64; 12] = [
@@ -92,6 +93,9 @@ pub struct Metrics {
     pub checkpoint_size: IntGaugeVec,
     /// `tile_proxy_checkpoint_age_seconds{log}`: time since the log last confirmed it.
     pub checkpoint_age: GaugeVec,
+    /// `tile_proxy_log_state{log, state}`: 1 for how it goes with following the log, one of
+    /// [`LogState`]; the others are 0.
+    pub log_state: IntGaugeVec,
     /// `tile_proxy_sync_last_success_timestamp{log}`: when a sync last ended well, in seconds since
     /// 1970.
     pub sync_last_success: GaugeVec,
@@ -316,6 +320,11 @@ impl Metrics {
                 "tile_proxy_checkpoint_age_seconds",
                 "Time since the log last confirmed the checkpoint served, by log.",
             )?,
+            log_state: int_gauge(
+                "tile_proxy_log_state",
+                "1 for how it goes with following the log, else 0, by log and state.",
+                &["log", "state"],
+            )?,
             sync_last_success: gauge(
                 "tile_proxy_sync_last_success_timestamp",
                 "When a sync last ended well, in seconds since 1970, by log.",
@@ -352,8 +361,19 @@ impl Metrics {
             let _ = gauge.remove_label_values(&[log]);
         }
         let _ = self.checkpoint_size.remove_label_values(&[log]);
+        for state in LogState::ALL {
+            let _ = self.log_state.remove_label_values(&[log, state.as_str()]);
+        }
         for upstream in upstreams {
             let _ = self.upstream_healthy.remove_label_values(&[log, upstream]);
+        }
+    }
+
+    /// Says how it goes with following a log.
+    pub fn log_is(&self, log: &str, is: LogState) {
+        for state in LogState::ALL {
+            let gauge = self.log_state.with_label_values(&[log, state.as_str()]);
+            gauge.set(i64::from(state == is));
         }
     }
 

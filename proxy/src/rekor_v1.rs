@@ -42,6 +42,7 @@ use crate::{
         FollowError, LogOptions,
         fetch::{FlightError, Flights},
         following::Following,
+        state::Standing,
         timeline::Conclusion,
     },
     metrics::{LogMetrics, Metrics},
@@ -204,6 +205,17 @@ impl RekorV1 {
     /// Whether there is a history and none of it can be served: no key that is known now signed it.
     pub fn is_barred(&self) -> bool {
         !self.shards().is_empty() && !self.is_known()
+    }
+
+    /// How it goes with following it. Looks at the disk: for a thread that may wait.
+    pub(crate) fn standing(&self) -> Standing {
+        let shards = self.shards();
+        Standing {
+            split_view: shards.iter().any(|shard| shard.store().has_evidence()),
+            serves: self.active().is_some(),
+            age: self.served_age(),
+            refresh_interval: self.refresh_interval(),
+        }
     }
 
     fn refresh_every(&self, interval: Duration) {

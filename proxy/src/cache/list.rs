@@ -100,6 +100,17 @@ impl Files {
         Ok(groups)
     }
 
+    /// Whether a contradiction is kept.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn has_evidence(&self) -> io::Result<bool> {
+        let evidence = self.evidence_directory();
+        // The offered note is written last; without it, there is nothing yet.
+        let is_whole = |name: &String| evidence.join(name).join("offered.checkpoint").exists();
+        Ok(names_in(&evidence)?.iter().any(is_whole))
+    }
+
     /// The kept contradictions.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+use tracing::debug;
+
 use super::{
     files::Files,
     groups::Groups,
@@ -90,6 +92,15 @@ impl LogStore {
     /// Whether this is the hex SHA-256 of the origin, which is the name of the log's directory.
     pub fn has_hash(&self, hash: &str) -> bool {
         self.directory.file_name().is_some_and(|name| name == hash)
+    }
+
+    /// Whether evidence of two histories is kept. Read each time, because a person who has dealt with it
+    /// takes it away.
+    pub fn has_evidence(&self) -> bool {
+        self.files.has_evidence().unwrap_or_else(|error| {
+            debug!(origin = self.origin, %error, "cannot look for evidence");
+            false // what cannot be read proves nothing
+        })
     }
 
     /// What was counted before this start.

@@ -95,7 +95,7 @@ async fn answer(site: &Site, peer: SocketAddr, request: Request<Incoming>) -> Re
     };
     match path {
         "health" if reading => return json::ok(&serde_json::json!({"status": "alive"})),
-        "metrics" if reading => return metrics(site),
+        "metrics" if reading => return metrics(site).await,
         "health" | "metrics" => return not_allowed("GET, HEAD"),
         _ => {}
     }
@@ -105,9 +105,12 @@ async fn answer(site: &Site, peer: SocketAddr, request: Request<Incoming>) -> Re
     };
     let refused = || refusal(&rules.admin, peer, request.headers());
     match path {
-        "" if reading => page(&stats(site, service), service.syncs.progress().as_ref()),
+        "" if reading => page(
+            &stats(site, service).await,
+            service.syncs.progress().as_ref(),
+        ),
         "ready" if reading => ready(site, service),
-        "cache/stats" if reading => json::ok(&stats(site, service)),
+        "cache/stats" if reading => json::ok(&stats(site, service).await),
         "cache/sync" if reading => match service.syncs.progress() {
             Some(progress) => json::ok(&progress),
             None => json::error(
@@ -184,7 +187,7 @@ fn ready(site: &Site, service: &Service) -> Reply {
     json::ok(&serde_json::json!({"status": "ready"}))
 }
 
-fn metrics(site: &Site) -> Reply {
+async fn metrics(site: &Site) -> Reply {
     if let Some(service) = site.service.get() {
         if let Some(tuf) = service.logs.tuf() {
             tuf.measure();
@@ -194,7 +197,9 @@ fn metrics(site: &Site) -> Reply {
             gauge.set(bytes as f64);
         };
         let mut rest = service.cache.usage().bytes();
-        for followed in service.logs.all().iter() {
+        let checkpoint_ttl = site.rules.load().checkpoint_ttl;
+        for (followed, state) in service.logs.states(checkpoint_ttl).await {
+            site.metrics.log_is(followed.log.name(), state);
             let (log, rekor) = (&followed.log, followed.as_rekor_v1());
             let bytes = match rekor {
                 Some(rekor) => {

@@ -446,7 +446,41 @@ fn a_split_view_is_kept_as_evidence_and_not_followed() {
             std::fs::read(kept[0].with_file_name("trusted.checkpoint")).ok(),
             Some(trusted)
         );
+        eventually("its state says so", || proxy.log_state() == "SplitView");
     }
+}
+
+#[test]
+fn a_split_view_is_its_logs_state_until_the_evidence_is_taken_away() {
+    let log = Arc::new(FixtureLog::with_entries(300));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let proxy = Proxy::ready(&upstream.url(), &log.vkey(), cache.path());
+    eventually("it is followed", || proxy.log_state() == "Fresh");
+    let fork = Arc::new(FixtureLog::forked(200, 300));
+    upstream.becomes(&fork, fork.size());
+    eventually("the fork is seen", || proxy.log_state() == "SplitView");
+    assert_eq!(proxy.stop(), Some(0));
+    // It is no less true when the log is as it was, nor after a restart.
+    upstream.becomes(&log, 300);
+    let proxy = Proxy::ready(&upstream.url(), &log.vkey(), cache.path());
+    assert_eq!(proxy.get("/checkpoint").status, 200);
+    assert_eq!(proxy.log_state(), "SplitView");
+    let kept = find(cache.path(), "offered.checkpoint");
+    let kept = kept[0].parent().expect("a directory");
+    std::fs::remove_dir_all(kept).expect("removed");
+    eventually("it was dealt with", || proxy.log_state() == "Fresh");
+}
+
+#[test]
+fn a_log_of_which_nothing_is_trusted_fails() {
+    let log = Arc::new(FixtureLog::with_entries(300));
+    let upstream = Upstream::serving(&log);
+    let cache = cache_directory();
+    let other = FixtureLog::with_entries(1).signed_by(9).vkey();
+    let proxy = Proxy::ready(&upstream.url(), &other, cache.path());
+    assert_eq!(proxy.get("/checkpoint").status, 502);
+    eventually("its state says so", || proxy.log_state() == "Failing");
 }
 
 #[test]

@@ -517,6 +517,8 @@ fn a_false_tree_head_changes_nothing() {
                 "{what}"
             );
         }
+        let state = if is_split_view { "SplitView" } else { "Fresh" };
+        eventually(state, || proxy.log_state() == state);
         // The truth is followed again.
         upstream.becomes_rekor(RekorServer::of(&log));
         upstream.tells_the_truth();

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::stats::Stats;
 use crate::{
     http::respond::{Reply, reply, uncached, with},
+    log::state::LogState,
     sync::SyncProgress,
     tuf::TufStatus,
 };
@@ -66,6 +67,7 @@ pub(super) fn page(stats: &Stats, sync: Option<&SyncProgress>) -> Reply {
         table(
             &mut html,
             &[
+                ("state", meaning(log.state).to_owned()),
                 ("origin", log.origin.clone().unwrap_or_else(none)),
                 (
                     "entries",
@@ -123,6 +125,16 @@ pub(super) fn page(stats: &Stats, sync: Option<&SyncProgress>) -> Reply {
     let page = with(page, header::X_CONTENT_TYPE_OPTIONS, nosniff);
     let (name, value): (HeaderName, _) = (header::REFERRER_POLICY, "no-referrer");
     with(page, name, HeaderValue::from_static(value))
+}
+
+/// What a state means.
+const fn meaning(state: LogState) -> &'static str {
+    match state {
+        LogState::Fresh => "fresh",
+        LogState::Stale => "stale: the log has not confirmed for long what is served",
+        LogState::SplitView => "split view: two histories were seen, and evidence of it is kept",
+        LogState::Failing => "failing: nothing is trusted, so nothing is served",
+    }
 }
 
 /// How trust from TUF stands.

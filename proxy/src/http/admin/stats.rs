@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     http::{Reloads, Service, Site},
+    log::state::LogState,
     logs::Followed,
     tuf::TufStatus,
 };
@@ -30,6 +31,8 @@ pub(super) struct LogStats {
     /// What it speaks, in the words of the configuration.
     pub(super) kind: &'static str,
     pub(super) origin: Option<String>,
+    /// How it goes with following it.
+    pub(super) state: LogState,
     pub(super) size: Option<u64>,
     pub(super) root: Option<String>,
     pub(super) checkpoint_age_seconds: Option<u64>,
@@ -51,7 +54,9 @@ pub(super) struct UpstreamStats {
 }
 
 /// The statistics of this moment.
-pub(super) fn stats(site: &Site, service: &Service) -> Stats {
+pub(super) async fn stats(site: &Site, service: &Service) -> Stats {
+    let checkpoint_ttl = site.rules.load().checkpoint_ttl;
+    let states = service.logs.states(checkpoint_ttl).await;
     let usage = service.cache.usage();
     let reloads = site.reloads.lock();
     Stats {
@@ -60,12 +65,15 @@ pub(super) fn stats(site: &Site, service: &Service) -> Stats {
         budget_bytes: usage.budget,
         tuf: service.logs.tuf().map(|tuf| tuf.status()),
         configuration: reloads.unwrap_or_else(PoisonError::into_inner).clone(),
-        logs: service.logs.all().iter().map(LogStats::of).collect(),
+        logs: states
+            .iter()
+            .map(|(followed, state)| LogStats::of(followed, *state))
+            .collect(),
     }
 }
 
 impl LogStats {
-    fn of(followed: &Followed) -> Self {
+    fn of(followed: &Followed, state: LogState) -> Self {
         let log = &followed.log;
         let rekor = followed.as_rekor_v1();
         let shard = rekor.and_then(|rekor| rekor.active());
@@ -96,6 +104,7 @@ impl LogStats {
             name: log.name().to_owned(),
             kind: followed.kind(),
             origin: store.map(|store| store.origin().to_owned()),
+            state,
             size: checkpoint.as_ref().map(|checkpoint| checkpoint.size),
             root: checkpoint.map(|checkpoint| checkpoint.root.to_string()),
             checkpoint_age_seconds: age.map(|age| age.as_secs()),

@@ -203,6 +203,20 @@ impl Proxy {
         line.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
+    /// How it says that it goes with following its first log, where the statistics and the metric agree.
+    pub(crate) fn log_state(&self) -> String {
+        let stats = self.get("/_admin/cache/stats").text();
+        let stats: serde_json::Value = serde_json::from_str(&stats).unwrap_or_default();
+        let log = &stats["logs"][0];
+        let (name, state) = (log["name"].as_str(), log["state"].as_str());
+        let (name, state) = (name.unwrap_or_default(), state.unwrap_or_default());
+        let series = format!("tile_proxy_log_state{{log=\"{name}\",state=\"{state}\"}}");
+        match self.metric(&series) == 1.0 {
+            true => state.to_owned(),
+            false => format!("{state}, and no {series}"), // it has just changed
+        }
+    }
+
     /// Lines printed so far that hold `text`.
     pub(crate) fn printed(&self, text: &str) -> Vec<String> {
         let lines = self.lines.lock().expect("no panic");
