@@ -17,9 +17,12 @@ use url::Url;
 
 pub(crate) use self::upstreams::{REKOR_V2_PREFIX, with_rekor_v2_prefix};
 pub use self::{
-    check::{Problem, Settings},
+    check::{MIN_DISK_BUDGET, Problem, Settings},
     load::{ConfigError, ENVIRONMENT_PREFIX},
-    logs::{KeysOf, LogSettings, MAX_CACHE_SHARE, MAX_LOGS, Signers, discovered},
+    logs::{
+        KeysOf, LogSettings, MAX_CACHE_SHARE, MAX_LOGS, RESERVED_LOG_NAMES, Signers, discovered,
+    },
+    tuf::shipped,
     units::{Interval, Listen, Size, Source},
     upstreams::UpstreamSettings,
 };

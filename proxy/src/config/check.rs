@@ -70,8 +70,9 @@ const MAX_CONCURRENT: usize = 1_000_000;
 /// Most requests a second, and most above them: beyond it, a limit protects from nothing.
 const MAX_RATE: u32 = 1_000_000;
 
-/// Smallest disk budget: a checkpoint with its edge tiles and one group of full tiles.
-const MIN_DISK_BUDGET: u64 = 16 * MEBIBYTE;
+/// Smallest disk budget, and smallest share of one log: a checkpoint with its edge tiles and one group
+/// of full tiles.
+pub const MIN_DISK_BUDGET: u64 = 16 * MEBIBYTE;
 
 impl Config {
     /// Interprets the configuration.

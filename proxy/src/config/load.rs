@@ -137,7 +137,10 @@ impl Config {
         let mut root = tree(self);
         let default = Self {
             // What each item of a list is compared with.
-            logs: vec![LogConfig::default()],
+            logs: vec![LogConfig {
+                upstreams: vec![Upstream::default()],
+                ..LogConfig::default()
+            }],
             upstreams: vec![Upstream::default()],
             ..Self::default()
         };
@@ -348,11 +351,24 @@ mod tests {
             ..Upstream::default()
         };
         let config = Config {
-            upstreams: vec![upstream],
+            upstreams: vec![upstream.clone()],
             ..Config::default()
         };
         let text = config.to_yaml();
         assert_eq!(text.lines().count(), 3, "{text}");
+        assert_eq!(parse(&text), Ok(config));
+
+        let log = LogConfig {
+            name: "rome".to_owned(),
+            upstreams: vec![upstream],
+            ..LogConfig::default()
+        };
+        let config = Config {
+            logs: vec![log],
+            ..Config::default()
+        };
+        let text = config.to_yaml();
+        assert_eq!(text.lines().count(), 5, "{text}");
         assert_eq!(parse(&text), Ok(config));
     }
 }

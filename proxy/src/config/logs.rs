@@ -66,8 +66,9 @@ pub const MAX_LOGS: usize = 100;
 /// Largest `cache_share`: a thousandth is the finest part that is worth a division.
 pub const MAX_CACHE_SHARE: u32 = 1_000;
 
-/// First segments of paths that mean something else, now or in the protocols around.
-const RESERVED: [&str; 6] = ["api", "checkpoint", "proof", "sumdb", "tile", "tuf"];
+/// What no log is called: first segments of paths that mean something else, now or in the protocols
+/// around.
+pub const RESERVED_LOG_NAMES: [&str; 6] = ["api", "checkpoint", "proof", "sumdb", "tile", "tuf"];
 
 /// Longest DNS label, in bytes (RFC 1035, section 2.3.4).
 const MAX_LABEL_BYTES: usize = 63;
@@ -437,7 +438,7 @@ fn label_of(origin: &str) -> String {
     let label: String = label.chars().take(MAX_LABEL_BYTES).collect();
     match label.trim_matches('-') {
         "" => DEFAULT_LOG.to_owned(),
-        reserved if RESERVED.contains(&reserved) => format!("{reserved}-log"),
+        reserved if RESERVED_LOG_NAMES.contains(&reserved) => format!("{reserved}-log"),
         label => label.to_owned(),
     }
 }
@@ -487,8 +488,8 @@ fn told_apart(before: &[LogSettings], i: usize, log: &LogSettings, problems: &mu
 
 /// What keeps a name from being the first segment of a log's paths.
 fn wrong_name(name: &str) -> Option<String> {
-    if RESERVED.contains(&name) {
-        let reserved = RESERVED.join(", ");
+    if RESERVED_LOG_NAMES.contains(&name) {
+        let reserved = RESERVED_LOG_NAMES.join(", ");
         return Some(format!(
             "`{name}` has another meaning in paths, as have all of {reserved}"
         ));

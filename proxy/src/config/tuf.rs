@@ -95,7 +95,7 @@ pub(super) fn tuf(
 
 /// Whether this log is one of Sigstore's public ones, whose keys ship with the program; `None` unless
 /// all of its addresses say so.
-pub(super) fn shipped<'a>(urls: impl IntoIterator<Item = &'a Url>) -> Option<crate::tuf::FoundLog> {
+pub fn shipped<'a>(urls: impl IntoIterator<Item = &'a Url>) -> Option<crate::tuf::FoundLog> {
     let mut found = urls.into_iter().map(sigstore::log_at);
     let first = found.next()??;
     found
