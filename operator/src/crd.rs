@@ -13,6 +13,7 @@
 mod cache;
 mod follow;
 mod keys;
+mod log;
 mod network;
 mod placement;
 mod pod;
@@ -23,12 +24,14 @@ mod serving;
 mod spec;
 mod status;
 mod sync;
+mod tuf;
 mod upstream;
 
 pub use self::{
     cache::{AccessMode, Cache, Retention, RetentionPolicy},
     follow::{CheckpointSpec, Mode, Peering},
     keys::{KeyRef, PublicKey, TrustedCa},
+    log::{LogKind, LogSpec, MAX_LOGS},
     network::{Monitoring, NetworkPolicySpec, ServiceMonitorOptions},
     placement::{
         DisruptionBudgetSpec, EgressProxy, MIN_GRACE_SECONDS, PodSecurity, UpdateStrategy,
@@ -39,19 +42,26 @@ pub use self::{
     spec::{TileProxy, TileProxySpec},
     status::{InstanceStatus, TileProxyStatus, VolumeStatus},
     sync::SyncSpec,
+    tuf::TufSpec,
     upstream::{MAX_UPSTREAMS, Upstream},
 };
 
 pub(crate) use self::{
     cache::{ALONE_RULE, CLASS_RULE},
     keys::TRUSTED_CA_RULE,
+    log::{DEFAULT_RULE, ORIGIN_RULE, ORIGINS_RULE, RESERVED_RULE, TILES_RULE, WRITES_RULE},
     placement::{
         CAPABILITY_RULE, CONFINED_RULE, PRIVILEGE_RULE, PROXY_RULE, ROOT_RULE, SELINUX_RULE,
         SELINUX_TYPES, WINDOWS_RULE,
     },
     serving::{CLIENT_CA_RULE, RATE_RULE},
-    spec::{KEYS_RULE, NAMES_RULE},
-    upstream::{CA_RULE, URL_RULE},
+    spec::{
+        DANGER_RULE, KEYS_RULE, LOG_KEYS_RULE, LOG_UPSTREAMS_RULE, LOGS_RULE, PASSTHROUGH_RULE,
+        REKOR_V1_KEYS_RULE, SOME_LOG_RULE, TUF_URL_RULE, UNSIGNED_LOG_RULE, VALIDATE_RULE,
+        WHOSE_RULE,
+    },
+    tuf::{ENVIRONMENT_RULE, ONE_ROOT_RULE, ROOT_RULE as TUF_ROOT_RULE},
+    upstream::{CA_RULE, NAMES_RULE, URL_RULE},
 };
 
 /// The API group of every resource and annotation of this operator.

@@ -2,7 +2,7 @@
 //!
 //! The fields are taken from the schema of the CRD, so a new one is tested by being there. The
 //! starting points are the examples, which therefore have all of them: `full.yaml` whatever goes
-//! together, others what does not.
+//! together with one log, others several logs, and TUF.
 
 mod mutants;
 
@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, fs};
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::{Value, json};
+use tile_proxy::config::Config;
 
 use self::mutants::{
     ABOUT_THE_OPERATOR, bounds, example, examples, is_leaf_of_ours, join, mutants, visit,
@@ -22,7 +23,7 @@ use super::{
 use crate::crd::{TileProxy, crd};
 
 /// Fields that say only how another is to be understood: each change of one alone is refused.
-const REFUSED_ALONE: [&str; 1] = ["dangerAcceptUnsigned"];
+const REFUSED_ALONE: [&str; 2] = ["dangerAcceptUnsigned", "tuf.validateCheckpointSignature"];
 
 #[test]
 fn every_field_shows_in_a_child_or_is_refused() {
@@ -85,31 +86,34 @@ fn every_example_is_valid_and_starts_a_proxy() {
         let mut unknown = Vec::new();
         unknown_keys(&spec_schema(), &object["spec"], "spec", &mut unknown);
         assert_eq!(unknown, Vec::<String>::new(), "examples/{name}");
-        let valid = accepted(object).map(|_| ());
-        assert_eq!(valid, Ok(()), "examples/{name}");
+        let valid = accepted(object).unwrap_or_else(|why| panic!("examples/{name}: {why}"));
+        let told = config(&valid);
+        let none = Vec::<(String, String)>::new();
+        let read = Config::parse("config.yaml", &told.to_yaml(), none).map_err(|e| e.to_string());
+        assert_eq!(read, Ok(told), "examples/{name}");
         let proxy: TileProxy = serde_json::from_value(object.clone()).expect("as just now");
         assert!(proxy.validate_cel().is_ok(), "examples/{name}");
     }
-    assert!(all.len() >= 7, "found {} examples", all.len());
+    assert!(all.len() >= 14, "found {} examples", all.len());
 }
 
 /// P19: what is harmless alone may not be together; then it is refused.
 #[test]
 fn whatever_is_combined_is_refused_or_built_and_taken_by_the_proxy() {
     const SAMPLES: u64 = 3_000;
-    let full = example("full.yaml");
-    let mut places = Vec::new();
-    visit(
-        &spec_schema(),
-        &full["spec"],
-        ("", "/spec"),
-        is_leaf_of_ours,
-        &mut |_, pointer, schema| places.push((pointer.to_owned(), schema.clone())),
-    );
+    let examples: Vec<(Value, Vec<(String, Value)>)> = ["full", "several-logs", "tuf-private"]
+        .map(|name| example(&format!("{name}.yaml")))
+        .into_iter()
+        .map(|example| {
+            let places = places(&example);
+            (example, places)
+        })
+        .collect();
     let (mut built, mut refused) = (0, 0);
     for seed in 0..SAMPLES {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut object = full.clone();
+        let (example, places) = examples.choose(&mut random).expect("some");
+        let mut object = example.clone();
         for _ in 0..random.random_range(2..=6) {
             let (pointer, schema) = places.choose(&mut random).expect("some");
             // One that another change has taken away is not there to be changed.
@@ -131,6 +135,19 @@ fn whatever_is_combined_is_refused_or_built_and_taken_by_the_proxy() {
         built > least && refused > least,
         "{built} built, {refused} refused"
     );
+}
+
+/// Every leaf that `example` has: where, and what may be there.
+fn places(example: &Value) -> Vec<(String, Value)> {
+    let mut places = Vec::new();
+    visit(
+        &spec_schema(),
+        &example["spec"],
+        ("", "/spec"),
+        is_leaf_of_ours,
+        &mut |_, pointer, schema| places.push((pointer.to_owned(), schema.clone())),
+    );
+    places
 }
 
 /// Parses a resource as the operator does, and lets the proxy look at what it would be told. The rules

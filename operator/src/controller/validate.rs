@@ -6,9 +6,12 @@
 
 mod cache;
 mod image;
+mod keys;
+mod logs;
 mod pods;
 mod security;
 mod serving;
+mod tuf;
 mod units;
 mod upstreams;
 
@@ -16,19 +19,22 @@ use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
-use tile_proxy::{config::Interval, note::vkey::VerifierKey};
+use tile_proxy::config::Interval;
 
 use self::image::image_reference;
 use super::{Defaults, names::Names, schedule};
 use crate::crd::{
-    ClientService, KEYS_RULE, KeyRef, Log, MAX_NAME, MAX_REPLICAS, MIN_GRACE_SECONDS, Mode,
-    PublicKey, RateLimit, SyncSpec, TileProxy, TileProxySpec, Tls,
+    ClientService, KeyRef, Log, MAX_NAME, MAX_REPLICAS, MIN_GRACE_SECONDS, Mode, RateLimit,
+    SyncSpec, TileProxy, TileProxySpec, Tls,
 };
 
 pub use self::{
     cache::ValidCache,
+    keys::ValidKey,
+    logs::{NamedLog, ValidLog, ValidLogs},
     pods::Pods,
     serving::{ValidNetworkPolicy, ValidServiceMonitor},
+    tuf::ValidTuf,
     upstreams::ValidUpstream,
 };
 
@@ -45,12 +51,14 @@ pub struct ValidProxy {
     pub paused: bool,
     /// What the pods run.
     pub image: ValidImage,
-    /// Where the log is read; at least one.
-    pub upstreams: Vec<ValidUpstream>,
-    /// First line of the log's checkpoints; empty if it is to be learned.
-    pub origin: String,
-    /// The keys that may sign checkpoints. None is a log that is believed without.
-    pub keys: Vec<ValidKey>,
+    /// What is served.
+    pub logs: ValidLogs,
+    /// Whether a log without keys is believed.
+    pub unsigned: bool,
+    /// The repository that keys, and perhaps logs, are taken from.
+    pub tuf: Option<ValidTuf>,
+    /// Whether what is not answered of a Rekor v1 log is handed on.
+    pub passthrough: bool,
     /// Who may vouch for upstreams, beside those the image trusts; mounted.
     pub trusted_ca: Option<Mounted>,
     /// Whether upstreams are asked.
@@ -112,15 +120,6 @@ pub enum Mounted {
     Secret(KeyRef),
 }
 
-/// Where a public key comes from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ValidKey {
-    /// The spec itself.
-    Inline(String),
-    /// An entry of another object.
-    Mounted(Mounted),
-}
-
 /// What is wrong with a TileProxy, and what would be right. Retrying does not help; the next change
 /// of the resource does.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -158,8 +157,12 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         image_pull_secrets,
         upstreams,
         origin,
+        kind,
         public_keys,
+        logs,
+        tuf,
         danger_accept_unsigned,
+        passthrough,
         mode,
         checkpoint,
         cache,
@@ -195,15 +198,25 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         .ok()
         .filter(|_| replicas <= MAX_REPLICAS)
         .ok_or_else(|| invalid("spec.replicas", format!("must be 0 to {MAX_REPLICAS}")))?;
-    if origin.contains(char::is_control) || origin.trim() != origin {
-        return Err(invalid(
-            "spec.origin",
-            "must be one line without spaces around it, exactly as the log's checkpoints start",
-        ));
-    }
-    if public_keys.is_empty() != danger_accept_unsigned {
-        return Err(invalid("spec", KEYS_RULE));
-    }
+    let tuf = tuf.map(|tuf| tuf::valid_tuf(tuf, mode)).transpose()?;
+    let cache = cache::valid_cache(cache)?;
+    let written = logs::Written {
+        one: logs::WrittenLog {
+            upstreams,
+            origin,
+            kind,
+            public_keys,
+        },
+        several: logs,
+        rules: logs::Rules {
+            unsigned: danger_accept_unsigned,
+            passthrough,
+            mode,
+            validates: tuf.as_ref().map(|tuf| tuf.validate_checkpoint_signature),
+        },
+    };
+    let logs = written.valid()?;
+    logs.check_shares(&cache)?;
     pods::check_labels("spec.podLabels", &pod_labels)?;
     pods::check_labels("spec.service.labels", &service.labels)?;
     pods::check_annotations("spec.podAnnotations", &pod_annotations)?;
@@ -228,13 +241,10 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
             pull_policy: image.pull_policy.as_str(),
             pull_secrets: pods::valid_pull_secrets(image_pull_secrets)?,
         },
-        upstreams: upstreams::valid_upstreams(upstreams)?,
-        origin,
-        keys: public_keys
-            .into_iter()
-            .enumerate()
-            .map(|(at, key)| valid_key(at, key))
-            .collect::<Result<_, _>>()?,
+        logs,
+        unsigned: danger_accept_unsigned,
+        tuf,
+        passthrough,
         trusted_ca: trusted_ca.map(upstreams::valid_trusted_ca).transpose()?,
         mode,
         refresh_interval: units::interval(
@@ -242,7 +252,7 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
             &checkpoint.refresh_interval,
             1..=24 * 3600,
         )?,
-        cache: cache::valid_cache(cache)?,
+        cache,
         sync,
         peering: peering.enabled,
         service,
@@ -322,49 +332,6 @@ fn check_sync(sync: &SyncSpec) -> Result<(), Invalid> {
     ] {
         let field = format!("spec.sync.{field}JobsHistoryLimit");
         units::number(&field, limit, &(0..=10))?;
-    }
-    Ok(())
-}
-
-fn valid_key(at: usize, key: PublicKey) -> Result<ValidKey, Invalid> {
-    match key {
-        PublicKey {
-            inline: Some(key),
-            secret_key_ref: None,
-            config_map_key_ref: None,
-        } => {
-            let key = key.trim();
-            check_key(key).map_err(|why| invalid(format!("spec.publicKeys[{at}].inline"), why))?;
-            Ok(ValidKey::Inline(key.to_owned()))
-        }
-        PublicKey {
-            inline: None,
-            secret_key_ref: Some(key),
-            config_map_key_ref: None,
-        } => Ok(ValidKey::Mounted(Mounted::Secret(key))),
-        PublicKey {
-            inline: None,
-            secret_key_ref: None,
-            config_map_key_ref: Some(key),
-        } => Ok(ValidKey::Mounted(Mounted::ConfigMap(key))),
-        PublicKey { .. } => Err(invalid(
-            format!("spec.publicKeys[{at}]"),
-            "set exactly one of inline, secretKeyRef and configMapKeyRef",
-        )),
-    }
-}
-
-/// Checks that the proxy will start with `text`: verifier keys, one a line, or PEM.
-fn check_key(text: &str) -> Result<(), String> {
-    const RULE: &str =
-        "must be a verifier key such as example.com/log+33d7b496+AeHTu4Q3hEIM…, or PEM";
-    // The proxy would take it for the path of a file in its pod.
-    if text.is_empty() || text.starts_with("file:") {
-        return Err(RULE.to_owned());
-    }
-    let keys = VerifierKey::parse_all(text).map_err(|why| format!("{RULE}: {why}"))?;
-    if keys.is_empty() {
-        return Err(RULE.to_owned());
     }
     Ok(())
 }

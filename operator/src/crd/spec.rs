@@ -5,14 +5,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Audit, Cache, CheckpointSpec, ClientService, DisruptionBudgetSpec, EgressProxy, Image, Log,
-    Mode, Monitoring, NetworkPolicySpec, Peering, PodSecurity, PublicKey, PullSecret, RateLimit,
-    SyncSpec, TileProxyStatus, Tls, TrustedCa, UpdateStrategy, Upstream,
+    LogKind, LogSpec, Mode, Monitoring, NetworkPolicySpec, Peering, PodSecurity, PublicKey,
+    PullSecret, RateLimit, SyncSpec, TileProxyStatus, Tls, TrustedCa, TufSpec, UpdateStrategy,
+    Upstream,
+    log::{
+        DEFAULT_CEL, DEFAULT_RULE, ORIGIN_RULE, ORIGINS_CEL, ORIGINS_RULE, TILES_CEL, TILES_RULE,
+        WRITES_CEL, WRITES_RULE,
+    },
     placement::{
         CAPABILITY_RULE, CONFINED_RULE, PRIVILEGE_RULE, ROOT_RULE, SELINUX_RULE, WINDOWS_RULE,
     },
+    upstream::{NAMES_CEL, NAMES_RULE},
 };
 
-/// What the proxies of one transparency log look like.
+/// What the proxies of one or several transparency logs look like.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "tiles.stella-ops.org",
@@ -25,7 +31,7 @@ use super::{
     cel,
     derive = "PartialEq",
     status = "TileProxyStatus",
-    doc = "A TileProxy runs replicas of a verifying, caching reverse proxy for one transparency log. Every replica proves each tile against a signed checkpoint, keeps it on a volume of its own, and goes on serving it while the log is away.",
+    doc = "A TileProxy runs replicas of a verifying, caching reverse proxy for transparency logs: one, several, or those that a TUF repository names. Every replica proves each tile against a signed checkpoint, keeps it on a volume of its own, and goes on serving it while the log is away.",
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -46,7 +52,7 @@ use super::{
     printcolumn(
         name = "Upstream",
         type_ = "string",
-        description = "The log.",
+        description = "The log, if it is a single one.",
         json_path = ".spec.upstreams[0].url"
     ),
     printcolumn(
@@ -82,10 +88,26 @@ use super::{
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("the name must start with a letter and hold only a-z, 0-9 and '-': it names Services"),
     validation = Rule::new("!self.metadata.name.matches('-replica-[0-9]+$')")
-        .message("the name must not end in -replica-<number>: a replica of another TileProxy may have it"),
-    validation = Rule::new("(size(self.spec.publicKeys) > 0) != self.spec.dangerAcceptUnsigned").message(KEYS_RULE)
+        .message("the name must not end in -replica-<number>: a replica of another TileProxy may have it")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("size(self.logs) == 0 || (size(self.upstreams) == 0 && self.origin == '' && self.kind == 'Auto' && size(self.publicKeys) == 0)").message(LOGS_RULE),
+    validation = Rule::new("size(self.upstreams) > 0 || size(self.logs) > 0 || has(self.tuf) || self.mode == 'Offline'").message(SOME_LOG_RULE),
+    validation = Rule::new("size(self.upstreams) > 0 || size(self.logs) > 0 || self.mode == 'Offline' || (self.origin == '' && self.kind == 'Auto' && size(self.publicKeys) == 0 && !self.dangerAcceptUnsigned)").message(WHOSE_RULE),
+    // Which of Sigstore's hosts have a log whose key ships with the proxy is looked at by the operator.
+    validation = Rule::new("size(self.publicKeys) > 0 || self.dangerAcceptUnsigned || has(self.tuf) || size(self.logs) > 0 || (size(self.upstreams) > 0 && self.upstreams.all(u, u.url.contains('.sigstore.dev')))").message(KEYS_RULE),
+    validation = Rule::new("self.dangerAcceptUnsigned || has(self.tuf) || self.logs.all(l, size(l.publicKeys) > 0 || (size(l.upstreams) > 0 && l.upstreams.all(u, u.url.contains('.sigstore.dev'))))").message(LOG_KEYS_RULE),
+    validation = Rule::new("!self.dangerAcceptUnsigned || ((has(self.tuf) ? !self.tuf.validateCheckpointSignature : size(self.publicKeys) == 0) && (size(self.logs) == 0 || self.logs.exists(l, size(l.publicKeys) == 0)))").message(DANGER_RULE),
+    validation = Rule::new("!has(self.tuf) || self.tuf.validateCheckpointSignature || self.dangerAcceptUnsigned").message(VALIDATE_RULE),
+    validation = Rule::new("!self.dangerAcceptUnsigned || self.kind != 'RekorV1'").message(REKOR_V1_KEYS_RULE),
+    validation = Rule::new("!self.dangerAcceptUnsigned || self.logs.all(l, size(l.publicKeys) > 0 || (l.origin != '' && l.kind != 'RekorV1'))").message(UNSIGNED_LOG_RULE),
+    validation = Rule::new("self.mode == 'Offline' || self.logs.all(l, size(l.upstreams) > 0)").message(LOG_UPSTREAMS_RULE),
+    validation = Rule::new("self.passthrough || (self.upstreams.all(u, u.writeURL == '') && self.logs.all(l, l.upstreams.all(u, u.writeURL == '')))").message(PASSTHROUGH_RULE),
+    validation = Rule::new("!has(self.tuf) || self.tuf.url != '' || self.mode == 'Offline'").message(TUF_URL_RULE),
+    validation = Rule::new(TILES_CEL).message(TILES_RULE),
+    validation = Rule::new(WRITES_CEL).message(WRITES_RULE)
+)]
 pub struct TileProxySpec {
     /// How many replicas run, 0 to 16; also set by `kubectl scale`. Each has its own volume with
     /// the whole cache, so two are enough to survive a node. Volumes of removed replicas are kept,
@@ -109,10 +131,12 @@ pub struct TileProxySpec {
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<PullSecret>,
 
-    /// Where the log is read, 1 to 16 places. Every one of them serves the same log; the next is
-    /// asked while one fails, lags or lies.
-    #[schemars(length(min = 1, max = 16))]
-    #[x_kube(validation = Rule::new("self.all(u, u.name == '' || self.exists_one(v, v.name == u.name))").message(NAMES_RULE))]
+    /// Where the log is read, at most 16 places. Every one of them serves the same log; the next is
+    /// asked while one fails, lags or lies. Left out for `logs`, for logs that `tuf` names, and, if it
+    /// is not known, where `mode` is Offline.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new(NAMES_CEL).message(NAMES_RULE))]
     pub upstreams: Vec<Upstream>,
 
     /// The first line of the log's checkpoints, which is its identity, such as
@@ -120,21 +144,48 @@ pub struct TileProxySpec {
     /// checkpoint that one of the public keys verifies.
     #[serde(default)]
     #[schemars(length(max = 255))]
-    #[x_kube(validation = Rule::new("!self.matches('[[:cntrl:]]|^[[:space:]]|[[:space:]]$')")
-        .message("must be one line without spaces around it, exactly as the log's checkpoints start"))]
+    #[x_kube(validation = Rule::new("!self.matches('[[:cntrl:]]|^[[:space:]]|[[:space:]]$')").message(ORIGIN_RULE))]
     pub origin: String,
 
-    /// The keys that may sign the log's checkpoints, 1 to 16. Several of them let a log rotate its
-    /// key: a checkpoint needs the signature of one.
+    /// What protocol the log speaks: `TlogTiles`, `RekorV2`, `RekorV1`, or `Auto`, which finds out from
+    /// its answers. Defaults to Auto.
+    #[serde(default)]
+    pub kind: LogKind,
+
+    /// The keys that may sign the log's checkpoints, at most 16. Several of them let a log rotate its
+    /// key: a checkpoint needs the signature of one. None for Sigstore's public logs, whose keys ship
+    /// with the proxy, and for logs with keys from `tuf`; keys given here always win.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub public_keys: Vec<PublicKey>,
 
+    /// Several logs, at most 64, in place of `upstreams`, `origin`, `kind` and `publicKeys`. Each is
+    /// read under its name (`/rome/checkpoint`), with upstreams, keys and a part of the cache of its
+    /// own; the trouble of one is not that of another. Their order does not matter.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new(DEFAULT_CEL).message(DEFAULT_RULE),
+        validation = Rule::new(ORIGINS_CEL).message(ORIGINS_RULE)
+    )]
+    pub logs: Vec<LogSpec>,
+
+    /// A TUF repository that has the keys of logs without `publicKeys` and, if no log is named here,
+    /// says which logs there are. Left out: keys come from this spec alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuf: Option<TufSpec>,
+
     /// Believes a log that has no key, in place of `publicKeys`: whoever answers first says what the
     /// log is. Its tiles are still proven against its checkpoint, and its history against what was
-    /// served before. Defaults to false.
+    /// served before. Of several logs, those without `publicKeys`. Defaults to false.
     #[serde(default)]
     pub danger_accept_unsigned: bool,
+
+    /// Whether what is not answered of a Rekor v1 log is handed on to it: searches, consistency proofs,
+    /// and writes. Defaults to false.
+    #[serde(default)]
+    pub passthrough: bool,
 
     /// `Online` asks the upstream for what is missing. `Offline` never does: everything is served
     /// from the cache, as behind an air gap. Defaults to Online.
@@ -287,12 +338,44 @@ pub struct TileProxySpec {
     pub extra_env: Vec<k8s_openapi::api::core::v1::EnvVar>,
 }
 
-/// What is said about upstreams that metrics could not tell apart.
-pub(crate) const NAMES_RULE: &str =
-    "two upstreams have the same name, and metrics could not tell them apart";
+/// What is said about one log beside several.
+pub(crate) const LOGS_RULE: &str = "upstreams, origin, kind and publicKeys are of a single log: with logs, give them to each of those";
 
-/// What is said about a log without keys, or with keys that would not matter.
-pub(crate) const KEYS_RULE: &str = "publicKeys must hold at least one key: without it nothing the log says can be proven. dangerAcceptUnsigned is for logs that have none, and never beside a key";
+/// What is said where there is no log.
+pub(crate) const SOME_LOG_RULE: &str =
+    "set upstreams for one log, logs for several, or tuf for those that a TUF repository names";
+
+/// What is said about what belongs to a log that is not there.
+pub(crate) const WHOSE_RULE: &str = "origin, kind, publicKeys and dangerAcceptUnsigned are of the log that upstreams has: set that, too";
+
+/// What is said about a log without keys.
+pub(crate) const KEYS_RULE: &str = "publicKeys must hold at least one key: without it nothing the log says can be proven. Only Sigstore's public logs, and logs with keys from tuf, need none; dangerAcceptUnsigned is for logs that have none";
+
+/// What is said about keys that would not matter.
+pub(crate) const DANGER_RULE: &str = "dangerAcceptUnsigned is for logs that have no key: it is never beside a key, and beside tuf only with validateCheckpointSignature: false";
+
+/// What is said about signatures that are not asked for.
+pub(crate) const VALIDATE_RULE: &str = "tuf.validateCheckpointSignature: false serves what nobody signed; if that is meant, set dangerAcceptUnsigned, too";
+
+/// What is said about unsigned entries of Rekor v1.
+pub(crate) const REKOR_V1_KEYS_RULE: &str = "kind RekorV1 needs a key, never dangerAcceptUnsigned: nothing else vouches for when and where an entry was logged";
+
+/// What is said about one of several logs that is nowhere.
+pub(crate) const LOG_UPSTREAMS_RULE: &str =
+    "each of the logs needs at least one of upstreams, unless mode is Offline";
+
+/// What is said about one of several logs without keys.
+pub(crate) const LOG_KEYS_RULE: &str = "each of the logs needs publicKeys: without a key nothing it says can be proven. Only Sigstore's public logs, and logs with keys from tuf, need none; dangerAcceptUnsigned is for logs that have none";
+
+/// What is said about one of several logs that nothing tells from others.
+pub(crate) const UNSIGNED_LOG_RULE: &str = "of the logs, one without publicKeys needs its origin beside dangerAcceptUnsigned: nothing else says which of what is stored is this log's. And it cannot be of kind RekorV1";
+
+/// What is said about writes that nobody hands on.
+pub(crate) const PASSTHROUGH_RULE: &str =
+    "writeURL is for what passthrough hands on: set that, or remove writeURL";
+
+/// What is said about a repository that is nowhere.
+pub(crate) const TUF_URL_RULE: &str = "tuf.url is needed, unless mode is Offline";
 
 mod defaults {
     pub(super) fn replicas() -> i32 {

@@ -25,7 +25,7 @@ pub struct Upstream {
     )]
     pub name: String,
 
-    /// Base URL of the log: `checkpoint` and `tile/` are below it. At most 2048 characters.
+    /// Base URL of the log: `checkpoint` and `tile/` are below it, or the API of Rekor v1. At most 2048 characters.
     #[schemars(length(min = 1, max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')").message(URL_RULE))]
     pub url: String,
@@ -50,6 +50,13 @@ pub struct Upstream {
     #[x_kube(validation = Rule::new("self == '' || self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')").message(URL_RULE))]
     pub tile_base_url: String,
 
+    /// Where writes go that `spec.passthrough` hands on, if not to `url`; without the credential of
+    /// `authSecretRef`, if that is another host. For Rekor v1. At most 2048 characters. Empty: to `url`.
+    #[serde(default, rename = "writeURL")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("self == '' || self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')").message(URL_RULE))]
+    pub write_url: String,
+
     /// Certificates, PEM, of the only authorities that may vouch for this upstream: an entry of a
     /// ConfigMap, mounted and read again when it changes. Left out: those the image trusts, and
     /// `trustedCA`.
@@ -62,6 +69,14 @@ pub struct Upstream {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_secret_ref: Option<KeyRef>,
 }
+
+/// No two names of a list are the same.
+pub(super) const NAMES_CEL: &str =
+    "self.all(u, u.name == '' || self.exists_one(v, v.name == u.name))";
+
+/// What is said about upstreams that metrics could not tell apart.
+pub(crate) const NAMES_RULE: &str =
+    "two upstreams have the same name, and metrics could not tell them apart";
 
 /// What is said about a URL that is refused.
 pub(crate) const URL_RULE: &str = "must be an http:// or https:// URL without user, query or fragment, such as https://log.example.com/";

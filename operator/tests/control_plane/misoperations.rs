@@ -5,7 +5,7 @@
 //! The API server tries all of them, so everything it refuses is looked at. Of what it takes, one for
 //! each leaf of ours and some within Kubernetes' own types are carried out, or all in a full run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -35,15 +35,25 @@ use mutants::{ABOUT_THE_OPERATOR, FOREIGN, example, is_leaf, is_leaf_of_ours, mu
 /// How many changes within Kubernetes' own types are carried out in a run that is not full.
 const FOREIGN_SAMPLE: usize = 12;
 
-/// How many operators work at once, each on a TileProxy of its own.
+/// How many operators work at once, each on a TileProxy of its own, and for how many changes one is
+/// worth starting.
 const LANES: usize = 4;
+const LEAST_OF_A_LANE: usize = 8;
+
+/// The examples that together have every field. Of each, only what those before it lack is changed.
+const BASES: [&str; 4] = [
+    "full.yaml",
+    "several-logs.yaml",
+    "tuf-private.yaml",
+    "tuf-keys.yaml",
+];
 
 /// Most reconciles of one change and what follows from it, besides those of each replica: it is
 /// written, becomes ready, and its claim and Service are told of.
 const MOST_RECONCILES: usize = 25;
 const MOST_RECONCILES_OF_A_REPLICA: usize = 8;
 
-/// The name of the example.
+/// What each is called here.
 const NAME: &str = "rekor";
 
 /// A change of one leaf.
@@ -72,13 +82,26 @@ impl Case {
 
 #[tokio::test]
 async fn every_change_is_refused_or_shows_or_is_told_and_can_be_taken_back() {
-    let base = base();
-    let world = World::new("misoperations").await;
+    let mut known = BTreeSet::new();
+    for example in BASES {
+        let base = base(example);
+        let all = cases(&base);
+        let fields: BTreeSet<String> = all.iter().map(|case| case.field.clone()).collect();
+        let new = |case: &Case| !known.contains(&case.field);
+        let new = all.into_iter().filter(new).collect();
+        changes(example, &base, new).await;
+        known.extend(fields);
+    }
+}
+
+/// Tries all of `cases`, and carries out those that the API server takes, or a sample.
+async fn changes(example: &str, base: &Value, cases: Vec<Case>) {
+    let stem = example.trim_end_matches(".yaml");
+    let world = World::new(&format!("misoperations-{stem}")).await;
     let lane = Lane::start(world, base.clone()).await;
     let mut takes = Vec::new();
-    let all = cases(&base);
-    let count = all.len();
-    for case in all {
+    let count = cases.len();
+    for case in cases {
         match lane.tries(&case.spec, true).await {
             Ok(()) => takes.push(case),
             Err(said) => assert!(
@@ -93,16 +116,16 @@ async fn every_change_is_refused_or_shows_or_is_told_and_can_be_taken_back() {
         takes = sampled(takes);
     }
     println!(
-        "{count} changes: the API server refuses {refused}; of the others, {} are carried out",
+        "{example}: {count} changes: the API server refuses {refused}; of the others, {} are carried out",
         takes.len()
     );
 
     let mut lanes = vec![lane];
-    for n in 1..LANES {
-        let world = World::new(&format!("misoperations-{n}")).await;
+    for n in 1..LANES.min(takes.len() / LEAST_OF_A_LANE) {
+        let world = World::new(&format!("misoperations-{stem}-{n}")).await;
         lanes.push(Lane::start(world, base.clone()).await);
     }
-    let each = takes.len().div_ceil(LANES);
+    let each = takes.len().div_ceil(lanes.len()).max(1);
     let shares = takes.chunks(each).map(<[Case]>::to_vec);
     all_of(lanes.into_iter().zip(shares).map(async |(lane, share)| {
         for case in share {
@@ -134,9 +157,9 @@ fn is_foreign(field: &str) -> bool {
     })
 }
 
-/// The example with every field.
-fn base() -> Value {
-    let mut base = example("full.yaml");
+/// The example `name`.
+fn base(name: &str) -> Value {
+    let mut base = example(name);
     base["metadata"] = json!({"name": NAME});
     base
 }
@@ -183,12 +206,14 @@ struct Lane {
 
 impl Lane {
     async fn start(world: World, base: Value) -> Self {
-        for (name, key) in [
-            ("company-ca", "ca-bundle.crt"),
-            ("log-keys", "rekor.pub"),
-            ("mirror-ca", "ca.crt"),
+        for (name, keys) in [
+            ("company-ca", &["ca-bundle.crt"][..]),
+            ("log-keys", &["rekor.pub", "tessera.pub"]),
+            ("mirror-ca", &["ca.crt"]),
+            ("tuf-root", &["root.json"]),
         ] {
-            let map = json!({"metadata": {"name": name}, "data": {key: "something"}});
+            let data: BTreeMap<_, _> = keys.iter().map(|key| (key, "something")).collect();
+            let map = json!({"metadata": {"name": name}, "data": data});
             let map: ConfigMap = serde_json::from_value(map).expect("a ConfigMap");
             let created = world.api().create(&PostParams::default(), &map).await;
             created.expect("a ConfigMap");

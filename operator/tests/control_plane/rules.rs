@@ -4,10 +4,13 @@ use kube::{
     Api,
     api::{ApiResource, DynamicObject, PostParams},
 };
+use serde_json::Value;
 use tile_proxy_operator::crd::TileProxy;
 
 use crate::world::World;
 
+#[path = "../../src/crd/rules/log_rows.rs"]
+mod log_rows;
 #[path = "../../src/crd/rules/rows.rs"]
 mod rows;
 
@@ -20,16 +23,23 @@ async fn the_api_server_refuses_with_a_message_that_helps() {
         dry_run: true,
         ..PostParams::default()
     };
+    let of_fields = rows::rows().into_iter().map(|(pointer, value, want)| {
+        let what = format!("{pointer} = {value}");
+        (what, rows::with(pointer, &value), want)
+    });
+    let of_logs = log_rows::rows().into_iter();
+    let of_logs = of_logs.map(|(spec, want)| (spec.to_string(), log_rows::with(&spec), want));
+    let all: Vec<(String, Value, Option<&str>)> = of_fields.chain(of_logs).collect();
     let mut wrong = Vec::new();
-    for (pointer, value, want) in rows::rows() {
-        let proxy = serde_json::from_value(rows::with(pointer, &value)).expect("an object");
+    for (what, proxy, want) in all {
+        let proxy = serde_json::from_value(proxy).expect("an object");
         let said = match api.create(&try_only, &proxy).await {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         };
         let as_wanted = want.map_or(said.is_empty(), |want| said.contains(want));
         if !as_wanted {
-            wrong.push(format!("{pointer} = {value}: {said:?}, not {want:?}"));
+            wrong.push(format!("{what}: {said:?}, not {want:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -95,5 +95,5 @@ async fn every_example_settles() {
         world.settles(&proxy.name_any()).await;
         drop(operator);
     }
-    assert!(count >= 7, "found {count} examples");
+    assert!(count >= 14, "found {count} examples");
 }

@@ -30,10 +30,10 @@ pub(super) fn all(scene: &Scene<'_>, step: &Step<'_>) -> Result<String> {
             examples.insert(stem.into_owned(), text);
         }
     }
-    ensure!(examples.len() >= 7, "found {} examples", examples.len());
+    ensure!(examples.len() >= 14, "found {} examples", examples.len());
     let (elsewhere, examples): (Vec<_>, Vec<_>) = examples
         .into_iter()
-        .partition(|(name, _)| NOT_HERE.contains(&name.as_str()));
+        .partition(|(name, _)| NOT_HERE.iter().any(|(there, _)| there == name));
     let surroundings = surroundings()?;
     for (example, text) in &examples {
         step.note(example);
@@ -41,8 +41,7 @@ pub(super) fn all(scene: &Scene<'_>, step: &Step<'_>) -> Result<String> {
         ensure!(text.contains(&there), "{example} is not in {NAMESPACE}");
         let here = format!("namespace: {}", namespace(example));
         let text = text.replace(&there, &here);
-        // Two cores have room for one replica of each.
-        let text = if scene.full { text } else { one_replica(&text) };
+        let text = if scene.full { text } else { smaller(&text) };
         let surroundings = surroundings.replace("@NAMESPACE@", &namespace(example));
         scene
             .cluster
@@ -60,11 +59,15 @@ pub(super) fn all(scene: &Scene<'_>, step: &Step<'_>) -> Result<String> {
         .kubectl(["delete", "namespace", "--wait=false"])
         .args(&namespaces)
         .stdout()?;
-    let names: Vec<&str> = elsewhere.iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(
+        elsewhere.len() == NOT_HERE.len(),
+        "not all are there: {NOT_HERE:?}"
+    );
+    let not_run = NOT_HERE.map(|(name, why)| format!("{name}, {why}"));
     Ok(format!(
-        "{} serve; not run: {}, which needs a cluster that chooses users",
+        "{} serve; not run: {}",
         examples.len(),
-        names.join(", ")
+        not_run.join("; ")
     ))
 }
 
@@ -167,13 +170,17 @@ fn name(text: &str) -> Option<&str> {
     line.split_whitespace().next()
 }
 
-fn one_replica(text: &str) -> String {
-    let lines = text
-        .lines()
-        .map(|line| match line.starts_with("  replicas: ") {
-            true => "  replicas: 1",
-            false => line,
-        });
+/// Two cores have room for one replica of each, if none asks for much.
+fn smaller(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        if line.starts_with("  replicas: ") {
+            "  replicas: 1"
+        } else if line.starts_with("    requests: ") {
+            "    requests: {cpu: 50m, memory: 128Mi}"
+        } else {
+            line
+        }
+    });
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -182,8 +189,14 @@ pub(super) const NAMESPACES: &str = "example-of-";
 
 const SIDECAR: &str = "verifier";
 
-/// Without a group of their own, its pods cannot write what the provisioner of these clusters makes.
-const NOT_HERE: [&str; 1] = ["openshift"];
+/// Examples that cannot serve on these clusters, and why. Without a group of their own, the pods of the
+/// first cannot write what the provisioner makes; the others are not ready before they trust somebody.
+const NOT_HERE: [(&str, &str); 4] = [
+    ("openshift", "which needs a cluster that chooses users"),
+    ("tuf-discovery", "which needs Sigstore's repository"),
+    ("tuf-keys", "which needs a repository"),
+    ("tuf-private", "which needs a Sigstore"),
+];
 
 const DEADLINE: Duration = Duration::from_secs(240);
 
@@ -195,6 +208,10 @@ mod tests {
     fn an_example_is_known_by_its_name() {
         let text = "apiVersion: v1\nkind: TileProxy\nmetadata:\n  name: rome # why\nspec:\n  replicas: 3 # x\n";
         assert_eq!(name(text), Some("rome"));
-        assert!(one_replica(text).ends_with("  replicas: 1"));
+        assert!(smaller(text).ends_with("  replicas: 1"));
+        let asks = "  resources:\n    requests: {cpu: 4, memory: 1Gi}\n    limits: {memory: 2Gi}";
+        let want =
+            "  resources:\n    requests: {cpu: 50m, memory: 128Mi}\n    limits: {memory: 2Gi}";
+        assert_eq!(smaller(asks), want);
     }
 }

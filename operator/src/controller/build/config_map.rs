@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
-use tile_proxy::config::{self, Config, Interval, Size, Source};
+use tile_proxy::config::{self, Config, Interval, LogConfig, Source};
 
 use super::{
     child_meta,
     deployment::STOP_OVERHEAD_SECONDS,
     digest,
     peers::{PEERS_FILE, PEERS_PATH},
-    reference::File,
+    reference::{File, Place, placed},
 };
 use crate::{
-    controller::validate::{Pods, ValidCache, ValidKey, ValidProxy, ValidUpstream},
-    crd::{Log, LogFormat, Mode, RateLimit, Tls},
+    controller::validate::{
+        NamedLog, Pods, ValidCache, ValidKey, ValidLog, ValidProxy, ValidTuf, ValidUpstream,
+    },
+    crd::{Log, LogFormat, LogKind, Mode, RateLimit, Tls},
 };
 
 /// Where the volume of a replica is mounted.
@@ -96,15 +98,16 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
         replicas: _,
         paused: _,
         image: _,
-        upstreams,
-        origin,
-        keys,
+        logs,
+        unsigned,
+        tuf,
+        passthrough,
         trusted_ca,
         mode,
         refresh_interval,
         cache:
-            ValidCache {
-                size,
+            cache @ ValidCache {
+                size: _, // the budget is taken of it
                 size_text: _,
                 memory_mb,
                 storage_class: _,
@@ -149,21 +152,53 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
 
     let mut config = Config::default();
     config.admin_listen = Some(config::Listen(([0_u16; 8], 8081).into()));
-    config.upstreams = upstreams.iter().enumerate().map(upstream).collect();
-    config.origin.clone_from(origin);
-    config.public_keys = keys
-        .iter()
-        .enumerate()
-        .map(|(at, key)| key_source(at, key))
-        .collect();
-    config.danger_accept_unsigned = keys.is_empty();
+    for (place, log) in placed(logs) {
+        let ValidLog {
+            origin,
+            kind,
+            keys,
+            upstreams,
+        } = log;
+        let kind = self::kind(*kind);
+        let keys = keys.iter().enumerate();
+        let public_keys = keys.map(|(at, key)| key_source(&place, at, key)).collect();
+        let upstreams = upstreams.iter().enumerate();
+        let upstreams = upstreams.map(|(at, u)| upstream(&place, at, u)).collect();
+        match place.named {
+            None => {
+                config.origin.clone_from(origin);
+                config.kind = kind;
+                config.public_keys = public_keys;
+                config.upstreams = upstreams;
+            }
+            Some(NamedLog {
+                name,
+                default,
+                cache_share,
+                log: _,
+            }) => config.logs.push(LogConfig {
+                name: name.clone(),
+                default: *default,
+                origin: origin.clone(),
+                kind,
+                public_keys,
+                upstreams,
+                cache_share: *cache_share,
+            }),
+        }
+    }
+    config.danger_accept_unsigned = *unsigned;
+    config.passthrough = *passthrough;
+    if let Some(tuf) = tuf {
+        config.tuf = self::tuf(tuf);
+    }
     config.trusted_ca = trusted_ca.as_ref().map(|_| File::trusted_ca().source());
     config.mode = match mode {
         Mode::Offline => config::Mode::Offline,
         Mode::Online => config::Mode::Online,
     };
     config.cache.base_path = CACHE_PATH.into();
-    config.cache.max_size = Some(budget(*size));
+    config.cache.max_size = Some(cache.budget());
     config.cache.memory_mb = *memory_mb;
     config.cache.checkpoint_ttl_minutes = *checkpoint_ttl_minutes;
     config.checkpoint.refresh_interval = *refresh_interval;
@@ -200,27 +235,30 @@ pub(in crate::controller) fn config(proxy: &ValidProxy) -> Config {
 /// The proxy's own default, which needs no mention.
 const DEFAULT_TIMEOUT: Interval = Interval::seconds(30);
 
-/// 90 % of a volume of `size`, in whole mebibytes: the rest is for the file system, for what is not
-/// flushed yet, and for the checkpoint that must still fit when the cache is full.
-fn budget(size: Size) -> Size {
-    const MIB: u64 = 1 << 20;
-    Size(size.0 / 10 * 9 / MIB * MIB)
-}
-
-fn key_source(at: usize, key: &ValidKey) -> Source {
-    match key {
-        ValidKey::Inline(key) => Source::Inline(key.clone()),
-        ValidKey::Mounted(_) => File::key(at).source(),
+fn kind(kind: LogKind) -> config::Kind {
+    match kind {
+        LogKind::Auto => config::Kind::Auto,
+        LogKind::RekorV1 => config::Kind::RekorV1,
+        LogKind::RekorV2 => config::Kind::RekorV2,
+        LogKind::TlogTiles => config::Kind::TlogTiles,
     }
 }
 
-fn upstream((at, upstream): (usize, &ValidUpstream)) -> config::Upstream {
+fn key_source(place: &Place<'_>, at: usize, key: &ValidKey) -> Source {
+    match key {
+        ValidKey::Inline(key) => Source::Inline(key.clone()),
+        ValidKey::Mounted(_) => File::key(place, at).source(),
+    }
+}
+
+fn upstream(place: &Place<'_>, at: usize, upstream: &ValidUpstream) -> config::Upstream {
     let ValidUpstream {
         name,
         url,
         tile_base_url,
         priority,
         timeout,
+        write_url,
         ca,
         authorization,
     } = upstream;
@@ -230,11 +268,38 @@ fn upstream((at, upstream): (usize, &ValidUpstream)) -> config::Upstream {
         tile_base_url: tile_base_url.clone(),
         priority: *priority,
         timeout: (*timeout != DEFAULT_TIMEOUT).then_some(*timeout),
-        ca: ca.as_ref().map(|_| File::ca(at).source()),
+        ca: ca.as_ref().map(|_| File::ca(place, at).source()),
         authorization: authorization
             .as_ref()
-            .map(|_| File::authorization(at).source()),
-        ..config::Upstream::default()
+            .map(|_| File::authorization(place, at).source()),
+        write_url: write_url.clone(),
+    }
+}
+
+fn tuf(tuf: &ValidTuf) -> config::Tuf {
+    let ValidTuf {
+        url,
+        root,
+        ca,
+        environment,
+        service_map,
+        allow_http,
+        refresh_interval,
+        expiry_grace,
+        validate_checkpoint_signature,
+    } = tuf;
+    config::Tuf {
+        enabled: true,
+        url: url.clone(),
+        root: root.as_ref().map(|_| File::tuf_root().source()),
+        ca: ca.as_ref().map(|_| File::tuf_ca().source()),
+        cache_path: String::new(), // below the cache, so that a restart needs nobody
+        environment: environment.clone(),
+        service_map: service_map.clone(),
+        allow_http: *allow_http,
+        refresh_interval: *refresh_interval,
+        expiry_grace: *expiry_grace,
+        validate_checkpoint_signature: *validate_checkpoint_signature,
     }
 }
 

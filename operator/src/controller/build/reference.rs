@@ -9,7 +9,9 @@ use tile_proxy::config::Source;
 
 use super::pod;
 use crate::{
-    controller::validate::{Mounted, ValidKey, ValidProxy},
+    controller::validate::{
+        Mounted, NamedLog, ValidKey, ValidLog, ValidLogs, ValidProxy, ValidTuf,
+    },
     crd::KeyRef,
 };
 
@@ -21,6 +23,56 @@ const KEYS: &str = "keys";
 
 /// Where what belongs to an upstream is mounted, each below its position in the list.
 const UPSTREAMS: &str = "upstreams";
+
+/// Where, of several logs, each has its own of these, below its name.
+const LOGS: &str = "logs";
+
+/// Where a log stands, and where what belongs to it is mounted.
+pub(super) struct Place<'a> {
+    /// What it is called, if it is one of several.
+    pub(super) named: Option<&'a NamedLog>,
+    /// Where the spec has it.
+    field: String,
+    /// What its directories and volumes begin with. A volume's name has no room for that of a log.
+    directory: String,
+    volume: String,
+}
+
+impl<'a> Place<'a> {
+    /// That of a log that is alone.
+    fn alone() -> Self {
+        Self {
+            named: None,
+            field: "spec".to_owned(),
+            directory: String::new(),
+            volume: String::new(),
+        }
+    }
+
+    /// That of one of several, the one at this position.
+    fn among(at: usize, named: &'a NamedLog) -> Self {
+        let name = &named.name;
+        Self {
+            named: Some(named),
+            field: format!("spec.logs[{name}]"),
+            directory: format!("{LOGS}/{name}/"),
+            volume: format!("log-{at}-"),
+        }
+    }
+}
+
+/// Every log of the spec, with its place.
+pub(super) fn placed(logs: &ValidLogs) -> Vec<(Place<'_>, &ValidLog)> {
+    match logs {
+        ValidLogs::One(log) => vec![(Place::alone(), log)],
+        ValidLogs::Several(logs) => {
+            let logs = logs.iter().enumerate();
+            logs.map(|(at, named)| (Place::among(at, named), &named.log))
+                .collect()
+        }
+        ValidLogs::Discovered => Vec::new(),
+    }
+}
 
 /// What kind of object is referred to.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -116,26 +168,42 @@ pub(super) struct File {
 
 impl File {
     /// The public key at this position.
-    pub(super) fn key(at: usize) -> Self {
+    pub(super) fn key(log: &Place<'_>, at: usize) -> Self {
         Self {
-            directory: format!("{KEYS}/{at}"),
+            directory: format!("{}{KEYS}/{at}", log.directory),
             name: "key",
         }
     }
 
     /// The authorities of the upstream at this position.
-    pub(super) fn ca(at: usize) -> Self {
+    pub(super) fn ca(log: &Place<'_>, at: usize) -> Self {
         Self {
-            directory: format!("{UPSTREAMS}/{at}/ca"),
+            directory: format!("{}{UPSTREAMS}/{at}/ca", log.directory),
             name: "ca.pem",
         }
     }
 
     /// The credentials for the upstream at this position.
-    pub(super) fn authorization(at: usize) -> Self {
+    pub(super) fn authorization(log: &Place<'_>, at: usize) -> Self {
         Self {
-            directory: format!("{UPSTREAMS}/{at}/authorization"),
+            directory: format!("{}{UPSTREAMS}/{at}/authorization", log.directory),
             name: "value",
+        }
+    }
+
+    /// What the TUF repository is verified from.
+    pub(super) fn tuf_root() -> Self {
+        Self {
+            directory: "tuf/root".to_owned(),
+            name: "root.json",
+        }
+    }
+
+    /// The authorities of the TUF repository.
+    pub(super) fn tuf_ca() -> Self {
+        Self {
+            directory: "tuf/ca".to_owned(),
+            name: "ca.pem",
         }
     }
 
@@ -202,35 +270,11 @@ pub fn secrets(proxy: &ValidProxy) -> Vec<String> {
 /// Every reference of `proxy`, in the order of the fields.
 pub fn references(proxy: &ValidProxy) -> Vec<Reference> {
     let mut references = Vec::new();
-    for (at, upstream) in proxy.upstreams.iter().enumerate() {
-        if let Some(ca) = &upstream.ca {
-            references.push(Reference::one(
-                format!("spec.upstreams[{at}].caConfigMapKeyRef"),
-                Kind::ConfigMap,
-                ca,
-                format!("upstream-{at}-ca"),
-                File::ca(at),
-            ));
-        }
-        if let Some(authorization) = &upstream.authorization {
-            references.push(Reference::one(
-                format!("spec.upstreams[{at}].authSecretRef"),
-                Kind::Secret,
-                authorization,
-                format!("upstream-{at}-authorization"),
-                File::authorization(at),
-            ));
-        }
+    for (place, log) in placed(&proxy.logs) {
+        references.extend(of_a_log(&place, log));
     }
-    for (at, key) in proxy.keys.iter().enumerate() {
-        if let ValidKey::Mounted(from) = key {
-            references.push(Reference::mounts(
-                &format!("spec.publicKeys[{at}]"),
-                from,
-                format!("key-{at}"),
-                File::key(at),
-            ));
-        }
+    if let Some(tuf) = &proxy.tuf {
+        references.extend(of_tuf(tuf));
     }
     if let Some(from) = &proxy.trusted_ca {
         references.push(Reference::mounts(
@@ -262,6 +306,69 @@ pub fn references(proxy: &ValidProxy) -> Vec<Reference> {
                 File::client_ca(),
             ));
         }
+    }
+    references
+}
+
+fn of_a_log(place: &Place<'_>, log: &ValidLog) -> Vec<Reference> {
+    let Place { field, volume, .. } = place;
+    let mut references = Vec::new();
+    for (at, upstream) in log.upstreams.iter().enumerate() {
+        if let Some(ca) = &upstream.ca {
+            references.push(Reference::one(
+                format!("{field}.upstreams[{at}].caConfigMapKeyRef"),
+                Kind::ConfigMap,
+                ca,
+                format!("{volume}upstream-{at}-ca"),
+                File::ca(place, at),
+            ));
+        }
+        if let Some(authorization) = &upstream.authorization {
+            references.push(Reference::one(
+                format!("{field}.upstreams[{at}].authSecretRef"),
+                Kind::Secret,
+                authorization,
+                format!("{volume}upstream-{at}-authorization"),
+                File::authorization(place, at),
+            ));
+        }
+    }
+    for (at, key) in log.keys.iter().enumerate() {
+        if let ValidKey::Mounted(from) = key {
+            references.push(Reference::mounts(
+                &format!("{field}.publicKeys[{at}]"),
+                from,
+                format!("{volume}key-{at}"),
+                File::key(place, at),
+            ));
+        }
+    }
+    references
+}
+
+fn of_tuf(tuf: &ValidTuf) -> Vec<Reference> {
+    let mut references = Vec::new();
+    if let Some(root) = &tuf.root {
+        let (field, kind, from) = match root {
+            Mounted::ConfigMap(from) => ("rootConfigMapKeyRef", Kind::ConfigMap, from),
+            Mounted::Secret(from) => ("rootSecretKeyRef", Kind::Secret, from),
+        };
+        references.push(Reference::one(
+            format!("spec.tuf.{field}"),
+            kind,
+            from,
+            "tuf-root".to_owned(),
+            File::tuf_root(),
+        ));
+    }
+    if let Some(ca) = &tuf.ca {
+        references.push(Reference::one(
+            "spec.tuf.caConfigMapKeyRef".to_owned(),
+            Kind::ConfigMap,
+            ca,
+            "tuf-ca".to_owned(),
+            File::tuf_ca(),
+        ));
     }
     references
 }

@@ -1,10 +1,12 @@
+mod logs;
+
 use k8s_openapi::api::core::v1::PodSpec;
 use kube::ResourceExt as _;
 use tile_proxy::config::{Config, Size, Source};
 
 use super::*;
 use crate::{
-    controller::{fixture::valid, names::TEMPLATE_ANNOTATION},
+    controller::fixture::valid,
     crd::{KeyRef, PodSecurity, PublicKey, SecretRef, Tls},
 };
 
@@ -339,28 +341,6 @@ fn a_longer_time_to_stop_is_for_requests_under_way() {
     assert_eq!(drain.0.as_secs(), 75);
     let default = config_map::config(&valid(|_| {})).shutdown;
     assert_eq!(default, Config::default().shutdown, "not rendered");
-}
-
-#[test]
-fn a_changed_configuration_restarts_the_pods_and_a_schedule_does_not() {
-    let template = |proxy: &ValidProxy| {
-        build(proxy).deployments[0]
-            .annotations()
-            .get(TEMPLATE_ANNOTATION)
-            .cloned()
-    };
-    let before = template(&valid(|_| {}));
-    assert_ne!(
-        before,
-        template(&valid(
-            |p| p.spec.origin = "rome.example.net/2026h1".to_owned()
-        ))
-    );
-    assert_eq!(
-        before,
-        template(&valid(|p| p.spec.sync.schedule = "@hourly".to_owned()))
-    );
-    assert_eq!(before, template(&valid(|p| p.spec.replicas = 5)));
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(crate) const FOREIGN: [&str; 10] = [
 pub(crate) const ABOUT_THE_OPERATOR: [&str; 2] = ["cache.retention.whenScaled", "paused"];
 
 /// Strings of every form that some field takes.
-const STRINGS: [&str; 15] = [
+const STRINGS: [&str; 16] = [
     "",
     "other",
     "7s",
@@ -35,6 +35,7 @@ const STRINGS: [&str; 15] = [
     "200Mi",
     "https://other.example.net/log/",
     "http://other.example.net:3128",
+    "https://rekor.sigstore.dev/",
     "@daily",
     "Europe/Vienna",
     "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",

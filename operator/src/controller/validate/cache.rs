@@ -26,6 +26,15 @@ pub struct ValidCache {
     pub retention: Retention,
 }
 
+impl ValidCache {
+    /// What the proxy may fill: 90 % of the volume, in whole mebibytes. The rest is for the file system,
+    /// for what is not flushed yet, and for the checkpoint that must still fit when the cache is full.
+    pub fn budget(&self) -> Size {
+        const MIB: u64 = 1 << 20;
+        Size(self.size.0 / 10 * 9 / MIB * MIB)
+    }
+}
+
 pub(super) fn valid_cache(cache: Cache) -> Result<ValidCache, Invalid> {
     let Cache {
         size: size_text,

@@ -7,7 +7,9 @@ use crate::{
         build::config,
         fixture::{parsed, valid},
     },
-    crd::{AccessMode, KeyRef, PodSecurity, PublicKey, PullSecret, SecretRef, Tls, Upstream},
+    crd::{
+        AccessMode, KeyRef, LogKind, PodSecurity, PublicKey, PullSecret, SecretRef, Tls, Upstream,
+    },
 };
 
 fn reference() -> KeyRef {
@@ -32,7 +34,11 @@ fn what_the_spec_leaves_out_has_the_documented_default() {
     assert_eq!(proxy.cache.storage_class, None);
     assert_eq!(proxy.cache.checkpoint_ttl_minutes, 5);
     assert_eq!(proxy.refresh_interval, Interval::seconds(10));
-    assert_eq!(proxy.upstreams[0].timeout, Interval::seconds(30));
+    let ValidLogs::One(log) = &proxy.logs else {
+        panic!("{:?}", proxy.logs);
+    };
+    assert_eq!(log.upstreams[0].timeout, Interval::seconds(30));
+    assert_eq!((log.origin.as_str(), log.kind), ("", LogKind::Auto));
     assert_eq!(
         proxy.image.reference,
         "mirror.example.net:5000/tile-proxy:7.1"
@@ -71,7 +77,7 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         (|p| p.spec.replicas = -1, "spec.replicas: must be 0 to 16"),
         (
             |p| p.spec.upstreams.clear(),
-            "spec.upstreams: must hold 1 to 16",
+            "spec: set upstreams for one log, logs for several, or tuf",
         ),
         (
             |p| p.spec.upstreams[0].url = "rome".into(),
@@ -98,7 +104,7 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         ),
         (
             |p| p.spec.upstreams = vec![p.spec.upstreams[0].clone(); 17],
-            "spec.upstreams: must hold 1 to 16",
+            "spec.upstreams: must hold at most 16",
         ),
         (
             |p| {
@@ -112,7 +118,7 @@ fn an_invalid_resource_is_refused_with_the_field_and_what_to_write() {
         ),
         (
             |p| p.spec.danger_accept_unsigned = true,
-            "spec: publicKeys must hold at least one key",
+            "spec: dangerAcceptUnsigned is for logs that have no key",
         ),
         (
             |p| {
@@ -287,7 +293,8 @@ fn what_real_logs_use_is_accepted() {
             -----END PUBLIC KEY-----";
         p.spec.public_keys[0].inline = Some(format!("{key}\n{other}\n{pem}\n"));
     });
-    assert_eq!(proxy.origin, "rekor.sigstore.dev - 2605736670972794746");
+    let told = config(&proxy);
+    assert_eq!(told.origin, "rekor.sigstore.dev - 2605736670972794746");
 }
 
 #[test]

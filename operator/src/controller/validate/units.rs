@@ -66,15 +66,21 @@ where
 
 /// Whether `name` can name an object: DNS labels of a-z, 0-9 and '-', joined by dots.
 pub(super) fn is_subdomain(name: &str) -> bool {
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        })
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// Whether `label` is a DNS label: up to 63 of a-z, 0-9 and '-', which is at neither end.
+pub(super) fn is_dns_label(label: &str) -> bool {
+    label.len() <= 63 && is_label(label)
+}
+
+fn is_label(label: &str) -> bool {
+    !label.is_empty()
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// Whether `value` can be the value of a label.

@@ -21,6 +21,8 @@ pub struct ValidUpstream {
     pub priority: u32,
     /// Longest request.
     pub timeout: Interval,
+    /// Where writes go, where that is another place.
+    pub write_url: Option<Url>,
     /// The only authorities that may vouch for it, mounted.
     pub ca: Option<KeyRef>,
     /// Value of its `Authorization` header, mounted.
@@ -37,20 +39,22 @@ impl ValidUpstream {
     }
 }
 
-pub(super) fn valid_upstreams(upstreams: Vec<Upstream>) -> Result<Vec<ValidUpstream>, Invalid> {
-    if upstreams.is_empty() || upstreams.len() > MAX_UPSTREAMS {
-        return Err(invalid(
-            "spec.upstreams",
-            format!("must hold 1 to {MAX_UPSTREAMS} upstreams"),
-        ));
+/// The upstreams of the list at `field`.
+pub(super) fn valid_upstreams(
+    field: &str,
+    upstreams: Vec<Upstream>,
+) -> Result<Vec<ValidUpstream>, Invalid> {
+    if upstreams.len() > MAX_UPSTREAMS {
+        let message = format!("must hold at most {MAX_UPSTREAMS} upstreams");
+        return Err(invalid(field, message));
     }
     let mut valid: Vec<ValidUpstream> = Vec::with_capacity(upstreams.len());
     for (at, upstream) in upstreams.into_iter().enumerate() {
-        let upstream = valid_upstream(&format!("spec.upstreams[{at}]"), upstream)?;
+        let upstream = valid_upstream(&format!("{field}[{at}]"), upstream)?;
         let name = upstream.effective_name();
         if valid.iter().any(|other| other.effective_name() == name) {
             return Err(invalid(
-                format!("spec.upstreams[{at}].name"),
+                format!("{field}[{at}].name"),
                 format!("{NAMES_RULE}: {name}; give this one another name"),
             ));
         }
@@ -80,15 +84,12 @@ fn valid_upstream(at: &str, upstream: Upstream) -> Result<ValidUpstream, Invalid
         timeout,
         tile_base_url,
         ca_config_map_key_ref: ca,
+        write_url,
         auth_secret_ref: authorization,
     } = upstream;
-    let parse = |field: &str, text: &str| {
-        Url::parse(text)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .filter(|url| url.username().is_empty() && url.password().is_none())
-            .filter(|url| url.query().is_none() && url.fragment().is_none())
-            .ok_or_else(|| invalid(format!("{at}.{field}"), URL_RULE))
+    let optional = |field: &str, text: &str| match text {
+        "" => Ok(None),
+        text => valid_url(&format!("{at}.{field}"), text).map(Some),
     };
     if !units::is_label_value(&name) {
         return Err(invalid(
@@ -96,20 +97,28 @@ fn valid_upstream(at: &str, upstream: Upstream) -> Result<ValidUpstream, Invalid
             "must be a name of at most 63 letters, digits, '-', '_' and '.', such as mirror",
         ));
     }
-    let url = parse("url", &url)?;
+    let url = valid_url(&format!("{at}.url"), &url)?;
     if ca.is_some() && url.scheme() != "https" {
         return Err(invalid(at, CA_RULE));
     }
     Ok(ValidUpstream {
         name,
         url,
-        tile_base_url: match tile_base_url.as_str() {
-            "" => None,
-            text => Some(parse("tileBaseURL", text)?),
-        },
+        tile_base_url: optional("tileBaseURL", &tile_base_url)?,
+        write_url: optional("writeURL", &write_url)?,
         priority: units::number(&format!("{at}.priority"), priority, &(0..=1000))?,
         timeout: units::interval(&format!("{at}.timeout"), &timeout, 1..=600)?,
         ca,
         authorization,
     })
+}
+
+/// A URL of a server, without anything that does not belong into the base of others.
+pub(super) fn valid_url(field: &str, text: &str) -> Result<Url, Invalid> {
+    Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        .filter(|url| url.username().is_empty() && url.password().is_none())
+        .filter(|url| url.query().is_none() && url.fragment().is_none())
+        .ok_or_else(|| invalid(field, URL_RULE))
 }
