@@ -195,7 +195,15 @@ impl VerifierKey {
 
     /// Whether a signature line with this name and key ID claims to be of this key.
     pub fn signs_as(&self, name: &str, id: u32) -> bool {
-        self.name.as_deref().is_none_or(|own| own == name) && self.id_under(name) == id
+        let is_named = self.name.as_deref().is_none_or(|own| own == name);
+        is_named && (self.id_under(name) == id || self.id_in_rekor_v1() == Some(id))
+    }
+
+    /// The ID that Rekor v1 gives an Ed25519 key: it names every key as it names those of ECDSA.
+    fn id_in_rekor_v1(&self) -> Option<u32> {
+        let [a, b, c, d, ..] = self.log_id().0;
+        let is_ed25519 = matches!(self.key, PublicKey::Ed25519(_));
+        is_ed25519.then(|| u32::from_be_bytes([a, b, c, d]))
     }
 
     /// Whether `signature` (without the key ID) is this key's over `text`.
@@ -316,10 +324,15 @@ impl PublicKey {
 
     /// From a DER `SubjectPublicKeyInfo`, as PEM holds it.
     fn from_spki(spki: &[u8]) -> Result<Self, VerifierKeyError> {
-        match ed25519::from_spki(spki) {
-            Some(key) => Ok(Self::Ed25519(key)),
-            None => EcdsaKey::parse(spki).map(Self::Ecdsa),
+        if let Some(key) = ed25519::from_spki(spki) {
+            return Ok(Self::Ed25519(key));
         }
+        EcdsaKey::parse(spki)
+            .map(Self::Ecdsa)
+            .map_err(|error| match foreign_kind(spki) {
+                Some(kind) => VerifierKeyError::Unsupported(kind),
+                None => error,
+            })
     }
 
     /// As [`PublicKey::from_spki`] reads it; a cosigner's key is Ed25519, too, but never in PEM.
@@ -329,6 +342,40 @@ impl PublicKey {
             Self::Ecdsa(key) => key.spki().to_vec(),
         }
     }
+}
+
+/// Kinds of keys that logs were seen to have, or Rekor can be given, and that are not used here: each by
+/// the object identifier in its `SubjectPublicKeyInfo`.
+const FOREIGN: [(&str, &[u8]); 6] = [
+    (
+        "RSA",
+        &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01],
+    ),
+    (
+        "RSASSA-PSS",
+        &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a],
+    ),
+    ("ECDSA P-521", &[0x2b, 0x81, 0x04, 0x00, 0x23]),
+    ("ECDSA P-224", &[0x2b, 0x81, 0x04, 0x00, 0x21]),
+    ("ECDSA secp256k1", &[0x2b, 0x81, 0x04, 0x00, 0x0a]),
+    ("Ed448", &[0x2b, 0x65, 0x71]),
+];
+
+/// Bytes of a `SubjectPublicKeyInfo` that say what kind of key it is: two lengths and two object
+/// identifiers.
+const ALGORITHM_BYTES: usize = 32;
+
+/// What kind of key this is, if it is one that is not used here.
+fn foreign_kind(spki: &[u8]) -> Option<&'static str> {
+    let head = &spki[..spki.len().min(ALGORITHM_BYTES)];
+    // Tag and length before it: nothing else in there looks like that.
+    let holds = |oid: &[u8]| {
+        let tagged = [&[0x06, oid.len() as u8], oid].concat();
+        head.windows(tagged.len()).any(|window| window == tagged)
+    };
+    FOREIGN
+        .iter()
+        .find_map(|(kind, oid)| holds(oid).then_some(*kind))
 }
 
 #[cfg(test)]

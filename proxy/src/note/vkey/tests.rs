@@ -156,7 +156,7 @@ fn a_key_that_is_not_exactly_right_is_refused() {
             "it is a certificate",
         ),
         (&format!("{P256_PEM}\n{P256_PEM}"), "a block begins"),
-        (P521_PEM, "neither Ed25519 nor ECDSA"),
+        (P521_PEM, "ECDSA P-521 keys are not built"),
         (COMPRESSED_PEM, "neither Ed25519 nor ECDSA"),
     ] {
         let error = text.parse::<VerifierKey>().expect_err(text).to_string();
@@ -218,4 +218,51 @@ proptest! {
         let parsed: Result<VerifierKey, _> = key.to_string().parse();
         prop_assert_eq!(parsed, Ok(key));
     }
+}
+
+/// As `openssl genpkey` makes them, without the keys themselves.
+#[test]
+fn a_kind_of_key_that_is_not_used_is_refused_by_its_name() {
+    for (spki, kind) in [
+        (
+            "30820122300d06092a864886f70d01010105000382010f00",
+            "RSA keys",
+        ),
+        (
+            "3081a7301006072a8648ce3d020106052b81040023038192",
+            "ECDSA P-521 keys",
+        ),
+        (
+            "304e301006072a8648ce3d020106052b81040021033a0004",
+            "ECDSA P-224 keys",
+        ),
+        (
+            "3056301006072a8648ce3d020106052b8104000a03420004",
+            "ECDSA secp256k1 keys",
+        ),
+        ("3043300506032b6571033a00", "Ed448 keys"),
+        (
+            "3059301306072a8648ce3d020106082a8648ce3d030107034200",
+            "its point is not",
+        ),
+        ("302a300506032b656e032100", "neither Ed25519 nor ECDSA"), // X25519 signs nothing
+        ("", "neither Ed25519 nor ECDSA"),
+    ] {
+        let spki = hex::decode(spki).expect("hex");
+        let error = VerifierKey::from_spki(&spki).expect_err(kind).to_string();
+        assert!(error.contains(kind), "{error}");
+    }
+}
+
+#[test]
+fn an_ed25519_key_has_the_id_that_rekor_v1_gives_it_as_well() {
+    let log = crate::fixture_log::FixtureLog::with_entries(1);
+    let key: VerifierKey = log.pem().parse().expect("a key");
+    let [a, b, c, d, ..] = key.log_id().0;
+    let id = u32::from_be_bytes([a, b, c, d]);
+    assert_ne!(id, key.id_under("rome"));
+    assert!(key.signs_as("rome", id) && key.signs_as("rome", key.id_under("rome")));
+    assert!(!key.signs_as("rome", id ^ 1));
+    let named = key.named("rome").expect("a name");
+    assert!(named.signs_as("rome", id) && !named.signs_as("oslo", id));
 }
