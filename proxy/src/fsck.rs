@@ -5,6 +5,8 @@
 //! that the signed root proves. What stays in memory are the parents last used and one number for
 //! each group.
 
+mod shard;
+
 use std::{
     io,
     sync::{
@@ -60,6 +62,8 @@ pub struct Report {
     pub tiles: Counts,
     /// Entry bundles.
     pub bundles: Counts,
+    /// Entries of a shard of Rekor v1, which has neither edges, tiles nor bundles.
+    pub entries: Counts,
     /// Pairs of notes that contradict each other.
     pub evidence: Counts,
     /// Files that are none of ours, or were left half-written by a crash.
@@ -72,12 +76,13 @@ pub struct Report {
 
 impl Report {
     /// Each kind with its counts.
-    pub fn kinds(&self) -> [(&'static str, Counts); 5] {
+    pub fn kinds(&self) -> [(&'static str, Counts); 6] {
         [
             ("checkpoints", self.checkpoints),
             ("edges", self.edges),
             ("tiles", self.tiles),
             ("bundles", self.bundles),
+            ("entries", self.entries),
             ("evidence", self.evidence),
         ]
     }
@@ -110,10 +115,34 @@ pub fn check(store: &Arc<LogStore>, options: &Options<'_>) -> io::Result<Report>
         origin: store.origin().to_owned(),
         ..Report::default()
     };
+    match shard::of(store)? {
+        Some(of_rekor_v1) => shard::check(store, of_rekor_v1, options, &mut report)?,
+        None => check_tree(store, options, &mut report)?,
+    }
+    check_evidence(store, options.trust, &mut report)?;
+    report.strays = store
+        .strays()?
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    Ok(report)
+}
+
+/// Checks a log with tiles.
+fn check_tree(store: &Arc<LogStore>, options: &Options<'_>, report: &mut Report) -> io::Result<()> {
     let stored = Stored::open(Arc::clone(store), options.trust)?;
     report.size = stored.tree().map(|tree| tree.checkpoint.size);
     let (groups, bundle_groups) = plan(store)?;
-    let parts = check_groups(&stored, options, &groups, &bundle_groups);
+    let tasks = groups.len() + bundle_groups.len();
+    let parts = on_all_cores(tasks, options, |turn, part| {
+        match (groups.get(turn), turn.checked_sub(groups.len())) {
+            (Some(group), _) => check_tiles(&stored, options.repair, *group, part),
+            (None, Some(turn)) => {
+                check_bundles(&stored, options.repair, bundle_groups[turn], part);
+            }
+            (None, None) => {} // `turn` is one or the other
+        }
+    });
     for part in parts {
         report.add(part);
     }
@@ -126,14 +155,7 @@ pub fn check(store: &Arc<LogStore>, options: &Options<'_>) -> io::Result<Report>
         }
     }
     // After the tiles, since a repair of those changes what can be said about these.
-    check_notes(&stored, options, &mut report)?;
-    check_evidence(store, options.trust, &mut report)?;
-    report.strays = store
-        .strays()?
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    Ok(report)
+    check_notes(&stored, options, report)
 }
 
 /// Groups to look at, parents before what they prove, and those of bundles.
@@ -153,6 +175,7 @@ fn plan(store: &LogStore) -> io::Result<Plan> {
 struct Part {
     tiles: Counts,
     bundles: Counts,
+    entries: Counts,
     removed: u64,
     findings: Vec<String>,
 }
@@ -162,6 +185,7 @@ impl Report {
         for (sum, counts) in [
             (&mut self.tiles, part.tiles),
             (&mut self.bundles, part.bundles),
+            (&mut self.entries, part.entries),
         ] {
             sum.proven += counts.proven;
             sum.damaged += counts.damaged;
@@ -174,33 +198,26 @@ impl Report {
     }
 }
 
-/// Checks tiles and bundles, a group at a time, on all cores. Hashing is what it costs.
-fn check_groups(
-    stored: &Stored,
+/// Does this many tasks on all cores, each once and in no order: what they cost is hashing.
+fn on_all_cores(
+    tasks: usize,
     options: &Options<'_>,
-    groups: &[(u8, u64)],
-    bundle_groups: &[u64],
+    task: impl Fn(usize, &mut Part) + Sync,
 ) -> Vec<Part> {
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let parts = Mutex::new(Vec::new());
-    let total = groups.len() + bundle_groups.len();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
-        for _ in 0..cores.min(total) {
+        for _ in 0..cores.min(tasks) {
             scope.spawn(|| {
                 let mut part = Part::default();
                 loop {
                     let turn = next.fetch_add(1, Ordering::Relaxed);
-                    match (groups.get(turn), turn.checked_sub(groups.len())) {
-                        (Some(group), _) => {
-                            check_tiles(stored, options.repair, *group, &mut part);
-                        }
-                        (None, Some(turn)) if turn < bundle_groups.len() => {
-                            check_bundles(stored, options.repair, bundle_groups[turn], &mut part);
-                        }
-                        (None, _) => break,
+                    if turn >= tasks {
+                        break;
                     }
-                    (options.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+                    task(turn, &mut part);
+                    (options.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, tasks);
                 }
                 // Pushing is all that is done while it is held.
                 parts

@@ -108,6 +108,15 @@ impl Files {
         Ok(bytes)
     }
 
+    /// Removes an entry that is damaged, so that nobody knows its position: its second name stays, leads to
+    /// nothing that is believed, and is written over when the entry comes again.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn forget_entry(&self, leaf: Hash) -> io::Result<()> {
+        self.remove_entry(leaf, None).map(drop)
+    }
+
     /// When a stored entry was last used, as far as that is noted; `None` if it is not stored.
     pub(super) fn entry_used(&self, leaf: Hash) -> Option<SystemTime> {
         fs::metadata(self.entry_path(leaf)).ok()?.modified().ok()

@@ -18,7 +18,8 @@ use crate::{
 /// Prove everything in the cache again.
 ///
 /// Every full tile against its parent up to the signed root, every entry bundle against its tile,
-/// every checkpoint by its signatures, its edge tiles and the history it shares with the others.
+/// every checkpoint by its signatures, its edge tiles and the history it shares with the others; of
+/// Rekor v1, every entry by its hash, its inclusion proof and both of its signatures.
 /// May run beside a proxy that serves the cache, except with --repair.
 ///
 /// "unprovable" is no damage: what would prove it is not stored, or no configured key signed it.
@@ -100,7 +101,7 @@ impl Fsck {
     fn logs(&self, opened: &Opened, known: &[KnownLog]) -> anyhow::Result<Vec<Checked>> {
         let mut logs: Vec<Checked> = Vec::new();
         for log in known {
-            if let Some(origin) = opened.origin_of(log)? {
+            for origin in opened.origins_of(log)? {
                 logs.push((log.name.clone(), origin, (*log.trust).clone()));
             }
         }

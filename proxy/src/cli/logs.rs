@@ -13,6 +13,7 @@ use crate::{
     config::Settings,
     log::stored::is_known,
     metrics::Metrics,
+    rekor_v1::{shard::is_of_shard, verify::ShardOrigin},
     trust::{self, Trust, TrustedKeys},
     tuf::{Tuf, TufSettings},
 };
@@ -129,7 +130,35 @@ impl Opened {
         }
     }
 
-    /// The origin of a configured log: as configured, or as this cache has learned it.
+    /// The origins that a configured log has here: one, or one for each shard of Rekor v1.
+    pub(super) fn origins_of(&self, log: &KnownLog) -> std::io::Result<Vec<String>> {
+        let first = self.origin_of(log)?;
+        // A shard's origin names the log as well, and so does what all of them begin with.
+        let of_log = |origin: &str| ShardOrigin::of(origin).map(|shard| shard.hostname.to_owned());
+        let hostname = match (&first, &log.origin) {
+            (Some(first), _) if of_log(first).is_some() => of_log(first),
+            (_, configured) => configured.clone(),
+        };
+        let mut all = Vec::new();
+        for origin in self.origins()? {
+            let is_shard = hostname.is_some() && of_log(&origin) == hostname;
+            if Some(&origin) == first.as_ref()
+                || (is_shard
+                    && self
+                        .log(&origin)
+                        .files
+                        .read_checkpoints()?
+                        .iter()
+                        .any(is_of_shard))
+            {
+                all.push(origin);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The origin of a configured log: as configured, or as this cache has learned it; any of its shards
+    /// if it is of Rekor v1.
     pub(super) fn origin_of(&self, log: &KnownLog) -> std::io::Result<Option<String>> {
         if log.origin.is_some() {
             return Ok(log.origin.clone());

@@ -94,16 +94,18 @@ impl Prunes {
         let opened = Opened::locked(&settings, EXIT_IO).await?;
         let known = known.first().filter(|_| self.log.is_some());
         let pruned = async {
-            let mut only = None;
-            if let Some(log) = known {
-                let origin = opened.origin_of(log)?;
-                let origin = origin.context("nothing is stored that the log's keys signed")?;
-                only = Some(opened.log(&origin));
-            }
             let Opened::Locked(cache) = &opened else {
                 bail!("the cache was opened without its lock");
             };
-            Ok(cache.prune(only.as_deref(), &self.prune()).await?)
+            let Some(log) = known else {
+                return Ok(cache.prune(None, &self.prune()).await?);
+            };
+            let origins = opened.origins_of(log)?;
+            if origins.is_empty() {
+                bail!("nothing is stored that the log's keys signed");
+            }
+            let stores: Vec<_> = origins.iter().map(|origin| opened.log(origin)).collect();
+            Ok(cache.prune_all_of(&stores, &self.prune()).await?)
         };
         match pruned.await {
             Ok(report) => {
@@ -182,6 +184,7 @@ fn print(whose: &str, report: &PruneReport) {
         ("tiles", report.removed.tiles),
         ("bundles", report.removed.bundles),
         ("partial bundles", report.removed.partials),
+        ("entries", report.removed.entries),
     ] {
         println!("  {kind:<15} {:>10} {:>15} bytes", count.count, count.bytes);
     }
