@@ -400,7 +400,7 @@ async fn sync_on_schedule(site: Arc<Site>) {
         }
         if let Some(service) = site.service.get() {
             let logs = service.logs.all();
-            let logs = logs.iter().map(|followed| Arc::clone(&followed.log));
+            let logs = logs.iter().filter_map(Followed::with_tiles).cloned();
             let depth = site.rules.load().sync_depth;
             service.syncs.start(logs.collect(), depth);
         }

@@ -19,8 +19,8 @@ use tracing::{info, warn};
 use crate::{
     audit::Audit,
     cache::{Cache, LogStore},
-    config::{Kind, LogSettings, REKOR_V2_PREFIX, Settings},
-    log::{Log, LogOptions, state::LogState},
+    config::{Kind, LogSettings, REKOR_V2_PREFIX, Settings, Signers},
+    log::{FollowError, Log, LogOptions, state::LogState},
     metrics::Metrics,
     peers::Peers,
     rekor_v1::RekorV1,
@@ -54,18 +54,30 @@ pub struct Followed {
     pub log: Arc<Log>,
     /// The same as a Rekor v1 log, if it is or may be one.
     rekor_v1: Option<Arc<RekorV1>>,
+    /// Where its keys come from, if not from the configuration.
+    tuf: Option<Arc<Tuf>>,
 }
 
 impl Followed {
-    /// The log as a Rekor v1 log, if it is one: because the configuration says so, or because that was
+    /// The log as a Rekor v1 log, if it is one: because somebody says so who may, or because that was
     /// found out, now or before this start.
     pub fn as_rekor_v1(&self) -> Option<&Arc<RekorV1>> {
         let rekor = self.rekor_v1.as_ref()?;
-        let is_one = match self.settings.kind {
-            Kind::RekorV1 => true,
-            _ => self.log.trusted().is_none() && (rekor.is_known() || self.log.is_rekor_v1()),
-        };
-        is_one.then_some(rekor)
+        let found_out =
+            || self.log.trusted().is_none() && (rekor.is_known() || self.log.is_rekor_v1());
+        (self.is_told_rekor_v1() || found_out()).then_some(rekor)
+    }
+
+    /// Whether the configuration says that it is a Rekor v1 log, or leaves it open and the TUF
+    /// repository does.
+    fn is_told_rekor_v1(&self) -> bool {
+        match (self.settings.kind, &self.settings.signers, &self.tuf) {
+            // Tiles that were proven are not given up for anybody's word.
+            (Kind::Auto, Signers::Tuf(of), Some(tuf)) => {
+                self.log.trusted().is_none() && tuf.kind_of(of) == Kind::RekorV1
+            }
+            (kind, ..) => kind == Kind::RekorV1,
+        }
     }
 
     /// What protocol it speaks, in the words of the configuration.
@@ -87,11 +99,36 @@ impl Followed {
         standing.state(checkpoint_ttl)
     }
 
+    /// The log, if it has tiles to fetch ahead.
+    pub fn with_tiles(&self) -> Option<&Arc<Log>> {
+        self.as_rekor_v1().is_none().then_some(&self.log)
+    }
+
+    /// Asks the log for its state now, and asks those again that wanted to be left alone.
+    ///
+    /// # Errors
+    /// Why what is served did not change or was not confirmed.
+    pub async fn refresh(&self) -> Result<(), FollowError> {
+        if let Some(rekor) = self.as_rekor_v1() {
+            rekor.upstreams().forget();
+            return rekor.refresh().await;
+        }
+        self.log.upstreams().forget();
+        self.log.refresh().await
+    }
+
+    /// The size that is served: of the tree, or of the shard that grows.
+    pub fn size(&self) -> Option<u64> {
+        match self.as_rekor_v1() {
+            Some(rekor) => Some(rekor.active()?.trusted()?.checkpoint.size),
+            None => Some(self.log.trusted()?.checkpoint.size),
+        }
+    }
+
     /// Follows it for ever, as what it is or turns out to be.
     async fn follow(self) {
         loop {
-            if self.as_rekor_v1().is_none_or(|rekor| !rekor.is_known())
-                && self.settings.kind != Kind::RekorV1
+            if self.as_rekor_v1().is_none_or(|rekor| !rekor.is_known()) && !self.is_told_rekor_v1()
             {
                 // Ends when an upstream says that there are no tiles to follow.
                 Arc::clone(&self.log).follow().await;
@@ -101,7 +138,7 @@ impl Followed {
             };
             // Saying so is not enough: until something is trusted, tiles are looked for as well.
             let followed = rekor.refresh().await;
-            if followed.is_ok() || rekor.is_known() || self.settings.kind == Kind::RekorV1 {
+            if followed.is_ok() || rekor.is_known() || self.is_told_rekor_v1() {
                 Arc::clone(rekor).follow().await;
             }
             tokio::time::sleep(rekor.refresh_interval()).await;
@@ -264,7 +301,8 @@ impl Logs {
         )
     }
 
-    fn find_followed(&self, name: &str) -> Option<Followed> {
+    /// As [`Logs::find`], with everything that it is followed by.
+    pub fn find_followed(&self, name: &str) -> Option<Followed> {
         let all = self.all.load();
         let named = all.iter().find(|followed| followed.settings.name == name);
         named
@@ -567,6 +605,7 @@ impl Prepared<'_> {
             settings: log.clone(),
             log: Arc::new(opened),
             rekor_v1: rekor_v1.map(Arc::new),
+            tuf: logs.tuf.clone(),
         })
     }
 }

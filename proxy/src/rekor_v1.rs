@@ -11,6 +11,7 @@
 pub mod api;
 mod error;
 pub mod follow;
+mod history;
 pub mod route;
 pub mod shard;
 pub mod verify;
@@ -178,11 +179,21 @@ impl RekorV1 {
         Duration::from_millis(self.refresh_ms.load(Ordering::Relaxed))
     }
 
-    /// Takes another part of the disk. Each shard may take all of it: one grows, the others do not.
+    /// Takes another part of the disk, which is that of all its shards together.
     pub fn set_disk_share(&self, bytes: u64) {
         self.disk_share.store(bytes, Ordering::Relaxed);
-        for shard in self.shards() {
-            shard.store().usage.set_share(bytes);
+        self.divide_disk_share();
+    }
+
+    /// Lets each shard have what the others do not take, and at least its part of a division into equal
+    /// ones: so the old shards do not keep the one that grows from being stored, and make room for it.
+    pub(super) fn divide_disk_share(&self) {
+        let all = self.disk_share.load(Ordering::Relaxed);
+        let shards = self.shards();
+        let taken = |shard: &Arc<Shard>| shard.store().usage.bytes.get();
+        let taken: Vec<u64> = shards.iter().map(taken).collect();
+        for (shard, share) in shards.iter().zip(shares_of(all, &taken)) {
+            shard.store().usage.set_share(share);
         }
     }
 
@@ -451,8 +462,7 @@ impl RekorV1 {
         if !wanted.admits(entry.uuid, entry.log_index) {
             return Err(Refused::Other(Wanted::Uuid(entry.uuid)));
         }
-        let keys = self.options.keys.current();
-        let signed = SignedEntry::open(entry, &keys, self.hostname())?;
+        let signed = self.open_entry(entry).await?;
         let tree = signed.uuid().tree.unwrap_or(TreeId(0)); // proven to be that of its checkpoint
         let offered = signed.checkpoint().clone();
         let is_ahead = |shard: &Arc<Shard>| {
@@ -490,6 +500,20 @@ impl RekorV1 {
         Ok((shard, entry))
     }
 
+    /// Opens what an upstream sent; with the keys that there are by now, if it is of none that was known.
+    async fn open_entry(&self, entry: Entry) -> Result<SignedEntry, Unproven> {
+        let open = |entry| {
+            let keys = self.options.keys.current();
+            SignedEntry::open(entry, &keys, self.hostname())
+        };
+        match open(entry.clone()) {
+            Err(Unproven::Note(NoteError::UnknownKeys { .. })) if self.has_other_keys().await => {
+                open(entry)
+            }
+            opened => opened,
+        }
+    }
+
     fn report_failure(&self, kind: &str, asked: &Asked, error: &impl fmt::Display) {
         let labels = [self.name(), kind, asked.name()];
         self.metrics
@@ -503,6 +527,18 @@ impl RekorV1 {
             error: &error.to_string(),
         });
     }
+}
+
+/// How much of `all` bytes each may take, of several that have `taken` so much. Where nobody takes more
+/// than that, they do not together either.
+fn shares_of(all: u64, taken: &[u64]) -> Vec<u64> {
+    if all == u64::MAX {
+        return vec![all; taken.len()]; // no limit
+    }
+    let sum: u64 = taken.iter().sum();
+    let equal = all / (taken.len() as u64).max(1);
+    let share = |own: &u64| all.saturating_sub(sum - own).max(equal);
+    taken.iter().map(share).collect()
 }
 
 /// The origin of a shard's checkpoints.
@@ -519,6 +555,39 @@ fn head_of(shard: &Shard) -> Option<TreeHead> {
         tree_id: shard.tree(),
         tree_size: trusted.checkpoint.size,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_what_the_log_may_take() {
+        for (all, taken, want) in [
+            (u64::MAX, &[7, 8][..], &[u64::MAX, u64::MAX][..]),
+            (100, &[], &[]),
+            (100, &[0], &[100]),
+            (100, &[30, 20], &[80, 70]),
+            (100, &[100, 0], &[100, 50]), // the new one may grow,
+            (100, &[100, 50], &[50, 50]), // and the old one makes room
+            (100, &[60, 60], &[50, 50]),
+            (100, &[90, 3, 3], &[94, 33, 33]),
+        ] {
+            assert_eq!(shares_of(all, taken), want, "{all} {taken:?}");
+        }
+        // Whatever they begin with, and whoever takes all that is allowed: it comes to an end within.
+        let mut taken = vec![400, 0, 7];
+        for _ in 0..10 {
+            let shares = shares_of(100, &taken);
+            taken = shares;
+        }
+        let settled: Vec<u64> = taken
+            .iter()
+            .zip(shares_of(100, &taken))
+            .map(|(taken, share)| share.min(*taken))
+            .collect();
+        assert!(settled.iter().sum::<u64>() <= 100, "{settled:?}");
+    }
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ use self::{
 };
 use crate::{
     cache::{Lock, LockError},
-    config::Source,
+    config::{KeysOf, Kind, Source},
     metrics::Metrics,
 };
 
@@ -403,6 +403,16 @@ impl Tuf {
             Some(loaded) => loaded.material.keys_for(origin, urls),
             None => Err(self.why_not()),
         }
+    }
+
+    /// What protocol a log speaks; [`Kind::Auto`] if nobody says.
+    pub fn kind_of(&self, of: &KeysOf) -> Kind {
+        let loaded = self.material();
+        let found = loaded.as_ref().and_then(|loaded| {
+            let material = &loaded.material;
+            material.meant(of.origin.as_deref(), &of.urls)
+        });
+        found.map_or(Kind::Auto, |log| log.kind)
     }
 
     /// Whether nothing new may be believed with the keys of this repository.

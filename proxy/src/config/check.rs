@@ -413,7 +413,8 @@ pub(super) mod tests {
             "danger_accept_unsigned: true, public_keys: [k], \
              tuf: {validate_checkpoint_signature: false}",
         ] {
-            let settings = check(&format!("tile_proxy: {{{unsigned}}}")).expect(unsigned);
+            let text = format!("tile_proxy: {{upstream_url: 'http://a/', {unsigned}}}");
+            let settings = check(&text).expect(unsigned);
             assert_eq!(settings.logs[0].signers, Signers::Anyone, "{unsigned}");
             let loud = |warning: &Problem| warning.key == "tile_proxy.danger_accept_unsigned";
             assert!(settings.warnings.iter().any(loud), "{unsigned}");

@@ -6,7 +6,7 @@ use super::{
     Config, DEFAULT_UPSTREAM, Kind, LogConfig, Mode, Source, Upstream,
     check::Problem,
     tuf::shipped,
-    upstreams::{Place, UpstreamSettings, upstreams},
+    upstreams::{Place, Spoken, UpstreamSettings, upstreams},
 };
 use crate::tuf::{FoundLog, Material};
 
@@ -187,16 +187,17 @@ fn the_one(
         true => DEFAULT_UPSTREAM.parse().into_iter().collect(),
         false => urls,
     };
+    let spoken = Spoken::of(config.kind, &urls);
     let signers = signers_of_the_one(config, urls, problems, warnings);
     LogSettings {
         name: DEFAULT_LOG.to_owned(),
         default: true,
-        kind: config.kind,
+        kind: spoken.kind,
         origin: given(&config.origin),
         passthrough: config.passthrough,
         signers,
         signers_key: key_of("public_keys"),
-        upstreams: upstreams_of_the_one(config, problems, warnings),
+        upstreams: upstreams_of_the_one(config, spoken, problems, warnings),
         cache_share: 1,
     }
 }
@@ -239,6 +240,7 @@ fn signers_of_the_one(
 /// The upstreams of the one log, from either of their two forms.
 fn upstreams_of_the_one(
     config: &Config,
+    spoken: Spoken,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
 ) -> Vec<UpstreamSettings> {
@@ -258,7 +260,7 @@ fn upstreams_of_the_one(
         return Vec::new();
     }
     if !config.upstreams.is_empty() {
-        return upstreams("", &config.upstreams, config.kind, problems, warnings);
+        return upstreams("", &config.upstreams, spoken, problems, warnings);
     }
     let short = Upstream {
         url: config
@@ -268,7 +270,7 @@ fn upstreams_of_the_one(
         tile_base_url: config.tile_base_url.clone(),
         ..Upstream::default()
     };
-    let settings = Place::short().settings(&short, config.kind, problems, warnings);
+    let settings = Place::short().settings(&short, spoken, problems, warnings);
     settings.into_iter().collect()
 }
 
@@ -302,9 +304,11 @@ fn one_of_several(
         let message = "needs at least one, with the log's `url`";
         problems.push(Problem::new(&key("upstreams"), message));
     }
+    let urls = urls([].iter(), written);
+    let spoken = Spoken::of(*kind, &urls);
     let upstreams = match config.mode {
         Mode::Offline => Vec::new(),
-        Mode::Online => upstreams(&prefix, written, *kind, problems, warnings),
+        Mode::Online => upstreams(&prefix, written, spoken, problems, warnings),
     };
     let signers = match (public_keys.is_empty(), config.danger_accept_unsigned) {
         (true, true) => {
@@ -313,19 +317,18 @@ fn one_of_several(
             warnings.push(Problem::new(&key("public_keys"), message));
             Signers::Anyone
         }
-        (true, false) => signers_without_keys(config, origin, urls([].iter(), written))
-            .unwrap_or_else(|| {
-                let message = "is missing: without the log's key, nothing it serves could be proven; \
+        (true, false) => signers_without_keys(config, origin, urls).unwrap_or_else(|| {
+            let message = "is missing: without the log's key, nothing it serves could be proven; \
                                give its verifier key (`name+id+base64`, PEM, or `file:PATH`)";
-                problems.push(Problem::new(&key("public_keys"), message));
-                Signers::Keys(Vec::new())
-            }),
+            problems.push(Problem::new(&key("public_keys"), message));
+            Signers::Keys(Vec::new())
+        }),
         (false, _) => Signers::Keys(public_keys.clone()),
     };
     LogSettings {
         name: name.clone(),
         default: *default,
-        kind: *kind,
+        kind: spoken.kind,
         origin: given(origin),
         passthrough: config.passthrough,
         signers,
@@ -405,9 +408,10 @@ fn discovered_log(
         ..Upstream::default()
     };
     let (before, mut warnings) = (problems.len(), Vec::new());
+    let spoken = Spoken::told(found.kind);
     let upstreams = match config.mode {
         Mode::Offline => Vec::new(),
-        Mode::Online => upstreams("tuf.", &[upstream], found.kind, problems, &mut warnings),
+        Mode::Online => upstreams("tuf.", &[upstream], spoken, problems, &mut warnings),
     };
     let upstreams = upstreams.into_iter().map(|upstream| UpstreamSettings {
         trusted_ca: config.trusted_ca.clone(),

@@ -7,6 +7,7 @@ use url::Url;
 use super::{
     Kind, Source, Upstream,
     check::{MIN_TIMEOUT, Problem},
+    tuf::shipped,
 };
 
 /// One place that serves a log.
@@ -45,18 +46,47 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where Rekor v2 has everything that is read; its clients have it before every path.
 pub(crate) const REKOR_V2_PREFIX: &str = "api/v2/";
 
+/// What protocol the upstreams of a log speak, and who says so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spoken {
+    /// The protocol.
+    pub(super) kind: Kind,
+    /// Whether that follows from where they are: the configuration says `auto`.
+    by_address: bool,
+}
+
+impl Spoken {
+    /// As the configuration says, or, where it says `auto`, as is known of Sigstore's public logs.
+    pub(super) fn of<'a>(written: Kind, urls: impl IntoIterator<Item = &'a Url>) -> Self {
+        let known = match written {
+            Kind::Auto => shipped(urls).filter(|log| log.kind != Kind::Auto),
+            _ => None,
+        };
+        Self {
+            kind: known.as_ref().map_or(written, |log| log.kind),
+            by_address: known.is_some(),
+        }
+    }
+
+    /// As is known in some other way.
+    pub(super) fn told(kind: Kind) -> Self {
+        let by_address = false;
+        Self { kind, by_address }
+    }
+}
+
 /// The upstreams in a list whose key in the configuration is `{prefix}upstreams`.
 pub(super) fn upstreams(
     prefix: &str,
     written: &[Upstream],
-    kind: Kind,
+    spoken: Spoken,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<Problem>,
 ) -> Vec<UpstreamSettings> {
     let mut all: Vec<UpstreamSettings> = Vec::new();
     for (i, upstream) in written.iter().enumerate() {
         let place = Place::at(format!("{prefix}upstreams[{i}]."));
-        let Some(settings) = place.settings(upstream, kind, problems, warnings) else {
+        let Some(settings) = place.settings(upstream, spoken, problems, warnings) else {
             continue;
         };
         if all.iter().any(|other| other.name == settings.name) {
@@ -103,7 +133,7 @@ impl Place {
     pub(super) fn settings(
         &self,
         upstream: &Upstream,
-        kind: Kind,
+        Spoken { kind, by_address }: Spoken,
         problems: &mut Vec<Problem>,
         warnings: &mut Vec<Problem>,
     ) -> Option<UpstreamSettings> {
@@ -141,9 +171,16 @@ impl Place {
                 let message = "is of a Rekor v1 log, which is a server: give its `https://` URL";
                 problems.push(Problem::new(url_key, message));
             }
-            if tile_base_url.is_some() {
-                let message = "is of a Rekor v1 log, which has no tiles; remove it";
-                problems.push(Problem::new(tiles_key, message));
+            match (tile_base_url, by_address) {
+                (None, _) => {}
+                (Some(_), true) => {
+                    let message = "has no effect: this is a Rekor v1 log, which has no tiles";
+                    warnings.push(Problem::new(tiles_key, message));
+                }
+                (Some(_), false) => {
+                    let message = "is of a Rekor v1 log, which has no tiles; remove it";
+                    problems.push(Problem::new(tiles_key, message));
+                }
             }
         }
         if let Some(write_url) = write_url {
@@ -301,6 +338,56 @@ mod tests {
             assert_eq!(upstream.checkpoint_base_url.as_str(), want, "{keys}");
             assert_eq!(upstream.tile_base_url.as_str(), want, "{keys}");
         }
+    }
+
+    #[test]
+    fn sigstores_public_logs_speak_what_they_are_known_to_speak() {
+        for (keys, kind, reads) in [
+            (
+                "upstream_url: 'https://rekor.sigstore.dev'",
+                Kind::RekorV1,
+                "https://rekor.sigstore.dev/",
+            ),
+            (
+                "cache: {memory_mb: 7}",
+                Kind::RekorV1,
+                "https://rekor.sigstore.dev/",
+            ), // the default
+            (
+                "upstream_url: 'https://log2025-1.rekor.sigstore.dev'",
+                Kind::RekorV2,
+                "https://log2025-1.rekor.sigstore.dev/api/v2/",
+            ),
+            (
+                "upstreams: [{url: 'https://log2025-1.rekor.sigstore.dev/api/v2/'}]",
+                Kind::RekorV2,
+                "https://log2025-1.rekor.sigstore.dev/api/v2/",
+            ),
+            // A mirror of it may be anything, and so may what is said to be something else.
+            (
+                "upstreams: [{url: 'https://rekor.sigstore.dev'}, {url: 'https://a.example/'}]",
+                Kind::Auto,
+                "https://rekor.sigstore.dev/",
+            ),
+            (
+                "kind: tlog-tiles, upstream_url: 'https://rekor.sigstore.dev'",
+                Kind::TlogTiles,
+                "https://rekor.sigstore.dev/",
+            ),
+        ] {
+            let text = format!("tile_proxy: {{public_keys: [k], {keys}}}");
+            let log = check(&text).expect(keys).logs.remove(0);
+            assert_eq!(log.kind, kind, "{keys}");
+            assert_eq!(log.upstreams[0].tile_base_url.as_str(), reads, "{keys}");
+        }
+        // What the first design gave beside it has no meaning there, and does no harm.
+        let text = "tile_proxy: {upstream_url: 'https://rekor.sigstore.dev', \
+                    tile_base_url: 'https://rekor.sigstore.dev/tile/'}";
+        let warnings = check(text).expect("valid").warnings;
+        assert!(
+            warnings[0].message.contains("which has no tiles"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

@@ -8,11 +8,7 @@ mod prune;
 mod stats;
 mod which;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use futures::future::join_all;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -34,7 +30,6 @@ use super::{
 use crate::{
     audit::Event,
     cache::slots::Slot,
-    log::Log,
     logs::Followed,
     sync::SyncRequest,
     tlog::{
@@ -336,7 +331,10 @@ async fn start_sync(rules: &Rules, service: &Service, request: Request<Incoming>
     if depth == 0 {
         return malformed("`depth` must be at least 1");
     }
-    json::of(StatusCode::ACCEPTED, &service.syncs.start(logs, depth))
+    // Of a log without tiles there is nothing to fetch ahead.
+    let logs = logs.iter().filter_map(Followed::with_tiles).cloned();
+    let started = service.syncs.start(logs.collect(), depth);
+    json::of(StatusCode::ACCEPTED, &started)
 }
 
 /// How a refresh of one log ended.
@@ -378,10 +376,9 @@ async fn refresh(service: &Service, query: &str) -> Reply {
     }
 }
 
-async fn refresh_one(log: Arc<Log>) -> (Option<StatusCode>, Refreshed) {
-    log.upstreams().forget();
+async fn refresh_one(log: Followed) -> (Option<StatusCode>, Refreshed) {
     // A task of its own: a caller that leaves does not end it half-way.
-    let refreshing = Arc::clone(&log);
+    let refreshing = log.clone();
     let refreshed = tokio::spawn(async move { refreshing.refresh().await }).await;
     let (status, error) = match refreshed {
         Ok(Ok(())) => (None, None),
@@ -397,7 +394,7 @@ async fn refresh_one(log: Arc<Log>) -> (Option<StatusCode>, Refreshed) {
             Some(error.to_string()),
         ),
     };
-    let size = log.trusted().map(|trusted| trusted.checkpoint.size);
-    let name = log.name().to_owned();
+    let size = log.size();
+    let name = log.settings.name.clone();
     (status, Refreshed { name, size, error })
 }

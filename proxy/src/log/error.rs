@@ -165,7 +165,7 @@ impl FollowError {
     }
 
     /// Whether a key signed it that may be known by now.
-    pub(super) fn is_of_unknown_key(&self) -> bool {
+    pub(crate) fn is_of_unknown_key(&self) -> bool {
         matches!(self, Self::Note(NoteError::UnknownKeys { .. }))
     }
 

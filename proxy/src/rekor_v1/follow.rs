@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     RekorV1,
-    api::{LogInfo, MAX_LOG_BYTES, MAX_PROOF_BYTES, MAX_SHARDS, TreeHead, TreeId, parse_proof},
+    api::{LogInfo, MAX_LOG_BYTES, MAX_SHARDS, TreeHead, TreeId},
     origin_of,
     shard::{Shard, Signed, to_store},
     verify::ShardOrigin,
@@ -27,40 +27,31 @@ use crate::{
     log::{
         FollowError,
         follow::ON_DEMAND_INTERVAL,
-        timeline::{Conclusion, Verdict, conclude, judge},
+        timeline::{Conclusion, Verdict, judge},
     },
     note::{NoteError, checkpoint::Checkpoint},
-    tlog::{Hash, proof::shown_roots},
+    tlog::Hash,
     trust::{Reload, Trust},
     upstream::{
-        Asked, FetchError,
+        Asked,
         race::Passed,
         trace::{Trace, scope},
     },
 };
 
 /// Where a log says what it is.
-const LOG: &str = "api/v1/log";
+pub(super) const LOG: &str = "api/v1/log";
 
 impl RekorV1 {
     /// Refreshes for ever, once a `refresh_interval`; in offline mode, only the keys.
     pub async fn follow(self: Arc<Self>) {
         loop {
-            {
+            if self.upstreams.is_empty() {
                 let _turn = self.following.turn().await;
                 self.reload_keys();
-            }
-            if !self.upstreams.is_empty() {
+            } else {
                 // Reported where it happens; the next turn tries again.
-                let outcome = self.refresh().await;
-                let unknown = matches!(
-                    outcome,
-                    Err(FollowError::Note(NoteError::UnknownKeys { .. }))
-                );
-                // Keys that are known by now are read at once.
-                if unknown && self.options.keys.learn().await {
-                    continue;
-                }
+                let _ = self.refresh().await;
             }
             tokio::time::sleep(self.refresh_interval()).await;
         }
@@ -118,8 +109,21 @@ impl RekorV1 {
         }
         let begin = Instant::now();
         let limit = self.options.fetch_limit;
-        let refresh = tokio::time::timeout(limit, self.refresh_now());
+        // In this turn: whoever finds nothing trusted because its key went waits until the log has
+        // offered what the next one signed.
+        self.reload_keys();
+        let refresh = async {
+            match self.refresh_now().await {
+                Err(error) if error.is_of_unknown_key() && self.options.keys.learn().await => {
+                    self.reload_keys();
+                    self.refresh_now().await
+                }
+                outcome => outcome,
+            }
+        };
+        let refresh = tokio::time::timeout(limit, refresh);
         let outcome = refresh.await.unwrap_or(Err(FollowError::TooSlow(limit)));
+        self.divide_disk_share();
         let outcome = outcome.map(|()| Duration::ZERO);
         self.following.report(self.name(), begin, &outcome);
         outcome.map(|_| ())
@@ -306,9 +310,6 @@ impl RekorV1 {
                 origin: store.origin().to_owned(),
                 other,
             })?;
-        store
-            .usage
-            .set_share(self.disk_share.load(Ordering::Relaxed));
         store.usage.count(Counters {
             evictions: self.metrics.evictions.with_label_values(&[self.name()]),
             refused: self.metrics.store_refused.with_label_values(&[self.name()]),
@@ -322,65 +323,10 @@ impl RekorV1 {
         let shard = shards
             .entry(shard.tree())
             .or_insert_with(|| Arc::new(shard));
-        Ok(Arc::clone(shard))
-    }
-
-    /// What the log's proof for two sizes says of `offered`, and the proof. It may come from any
-    /// upstream: who offered the tree is asked first.
-    pub(super) async fn history(
-        &self,
-        offerer: &Asked,
-        tree: TreeId,
-        trusted: &Checkpoint,
-        offered: &Checkpoint,
-    ) -> Result<(Conclusion, Vec<Hash>), FollowError> {
-        let (smaller, larger) = if offered.size < trusted.size {
-            (offered, trusted)
-        } else {
-            (trusted, offered)
-        };
-        let (old, new) = (smaller.size, larger.size);
-        if old == 0 {
-            // Every tree begins with nothing, and there is no proof of it.
-            return Ok((conclude(trusted, offered, smaller.root), Vec::new()));
-        }
-        let path = &format!("{LOG}/proof?firstSize={old}&lastSize={new}&treeID={tree}");
-        let unproven = |reason: String| FollowError::Unproven { old, new, reason };
-        let finish = self
-            .upstreams
-            .proof(offerer.place().unwrap_or_default(), |asked: Asked| {
-                async move {
-                    let json = asked.api(path, MAX_PROOF_BYTES).await;
-                    let json = json.map_err(Passed::Fetch)?;
-                    let wrong = |error: FollowError| {
-                        self.report_failure("checkpoint", &asked, &error);
-                        Passed::Wrong(error)
-                    };
-                    let proof =
-                        parse_proof(&json).map_err(|error| wrong(FollowError::Api(error)))?;
-                    let shown = shown_roots(old, new, smaller.root, &proof);
-                    match shown.filter(|shown| shown.new == larger.root) {
-                        Some(shown) => Ok((conclude(trusted, offered, shown.old), proof)),
-                        // Nothing is proven, not even against the log.
-                        None => Err(wrong(unproven(
-                            "the proof does not lead to the root that was signed".to_owned(),
-                        ))),
-                    }
-                }
-                .boxed()
-            });
-        let finish = finish.await;
-        if let Some((_, proven)) = finish.won {
-            return Ok(proven);
-        }
-        let errors = finish.passed.into_iter().map(|(_, passed)| match passed {
-            Passed::Fetch(FetchError::NotFound { upstream }) => {
-                unproven(format!("{upstream} has no proof"))
-            }
-            Passed::Fetch(error) => unproven(error.to_string()),
-            Passed::Wrong(error) => error,
-        });
-        Err(FollowError::that_says_most(errors).unwrap_or(FollowError::Offline))
+        let shard = Arc::clone(shard);
+        drop(shards);
+        self.divide_disk_share();
+        Ok(shard)
     }
 
     /// Makes a proven tree durable, then serves it.
@@ -493,15 +439,25 @@ impl RekorV1 {
         Ok(())
     }
 
-    /// Reads the keys again. If they are others, what is served is what they signed. The caller has the
-    /// turn.
-    fn reload_keys(&self) {
+    /// Looks whether there are other keys by now, as something is signed by one that is not known. Says
+    /// whether there are.
+    pub(super) async fn has_other_keys(&self) -> bool {
+        let reloaded = async || {
+            let _turn = self.following.turn().await;
+            self.reload_keys()
+        };
+        reloaded().await || (self.options.keys.learn().await && reloaded().await)
+    }
+
+    /// Reads the keys again. If they are others, what is served is what they signed. Says whether they
+    /// are. The caller has the turn.
+    fn reload_keys(&self) -> bool {
         match self.options.keys.reload() {
-            Reload::Unchanged => return,
+            Reload::Unchanged => return false,
             Reload::Failed(error) => {
                 let kept = "keys not read again; the ones before stay";
                 warn!(log = self.name(), error, "{kept}");
-                return;
+                return false;
             }
             Reload::Changed => {
                 let keys = self.options.keys.current();
@@ -518,5 +474,12 @@ impl RekorV1 {
                 warn!(log = self.name(), %error, "cannot read what was trusted before");
             }
         }
+        // The first keys there are: now it can be told what of the cache is this log's.
+        if self.shards().is_empty()
+            && let Err(error) = self.restore()
+        {
+            warn!(log = self.name(), %error, "cannot read what was trusted before");
+        }
+        true
     }
 }

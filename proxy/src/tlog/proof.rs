@@ -68,6 +68,26 @@ pub fn shown_roots(old: u64, new: u64, old_root: Hash, proof: &[Hash]) -> Option
     (last == 0).then_some(shown)
 }
 
+/// What a proof of other sizes shows of the first `old` of `new` entries where `old` is a power of two: the
+/// proof for the `old - 1` first ones, which begins with the one that these are the beginning of `old`.
+/// As for [`shown_roots`], nothing is proven before [`Shown::new`] is the signed root.
+///
+/// `None` as there, and below four entries, whose proofs leave out these roots as well.
+pub fn shown_by_neighbour(old: u64, new: u64, proof: &[Hash]) -> Option<Shown> {
+    if old < 4 || !old.is_power_of_two() {
+        return None;
+    }
+    let nothing = Hash([0; 32]); // not looked at: `old - 1` is no power of two
+    let whole = shown_roots(old - 1, new, nothing, proof)?;
+    // Its last leaf, the one after it, and one hash for each level above.
+    let within = proof.get(..old.trailing_zeros() as usize + 1)?;
+    let part = shown_roots(old - 1, old, nothing, within)?;
+    Some(Shown {
+        old: part.new,
+        new: whole.new,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +154,35 @@ mod tests {
         let ours = tree_hash(&leaves[..64]);
         let shown = shown_roots(64, 100, ours, &consistency_proof(&fork, 64)).expect("a proof");
         assert_ne!(shown.new, tree_hash(&fork));
+    }
+
+    #[test]
+    fn the_root_that_a_proof_leaves_out_is_shown_by_the_proof_beside_it() {
+        let leaves = decimal_leaves(70);
+        let mut fork = leaves.clone();
+        fork[2] = leaves[3];
+        for old in [4, 8, 16, 32, 64] {
+            for new in old + 1..=70 {
+                for leaves in [&leaves, &fork] {
+                    let proof = consistency_proof(&leaves[..new], old - 1);
+                    let shown = shown_by_neighbour(old as u64, new as u64, &proof);
+                    let want = Shown {
+                        old: tree_hash(&leaves[..old]),
+                        new: tree_hash(&leaves[..new]),
+                    };
+                    assert_eq!(shown, Some(want), "{old} of {new}");
+                    // Shorter or longer, it is none.
+                    let longer = [&proof[..], &[leaves[0]]].concat();
+                    for proof in [&proof[1..], &longer] {
+                        assert_eq!(shown_by_neighbour(old as u64, new as u64, proof), None);
+                    }
+                }
+            }
+        }
+        for old in [0, 1, 2, 3, 5, 6, 7] {
+            let proof = consistency_proof(&leaves, 3);
+            assert_eq!(shown_by_neighbour(old, 70, &proof), None, "{old}");
+        }
     }
 
     proptest! {

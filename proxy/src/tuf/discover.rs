@@ -170,13 +170,18 @@ impl Published {
     /// The log of the service map.
     fn mapped_log(&self) -> Option<FoundLog> {
         let map = self.service_map.as_ref()?;
-        let root = self.trusted_root.logs.iter().find(|root| {
+        let roots = self.trusted_root.logs.iter();
+        let root = roots.clone().find(|root| {
             let named = map.origin.as_ref() == Some(&root.origin);
             named || map.log_id.as_deref() == Some(&root.log_id[..])
         });
         let keys = match (found(&self.key_targets), root) {
             (keys, _) if !keys.is_empty() => keys,
-            (_, Some(root)) => vec![FoundKey::of_root(root)],
+            // All that it ever had: each of its old shards is signed by one.
+            (_, Some(root)) => roots
+                .filter(|other| other.origin == root.origin)
+                .map(FoundKey::of_root)
+                .collect(),
             (_, None) => found(&self.legacy),
         };
         let origin = map
@@ -255,19 +260,10 @@ impl Material {
     /// # Errors
     /// Why there are none, and what to do.
     pub fn keys_for(&self, origin: Option<&str>, urls: &[Url]) -> Result<Vec<FoundKey>, String> {
-        let by_origin = |log: &&FoundLog| origin.is_none_or(|origin| log.is_called(origin));
-        let by_address = |log: &&FoundLog| urls.iter().any(|url| log.is_at(url));
-        let named = self.logs.iter().filter(by_origin);
-        let meant = match origin {
-            Some(_) => named.clone().find(|log| !log.keys.is_empty()),
-            None => named
-                .clone()
-                .find(|log| by_address(log) && !log.keys.is_empty()),
-        };
-        let keys: Vec<FoundKey> = match (meant, origin) {
+        let keys: Vec<FoundKey> = match (self.meant(origin, urls), origin) {
             (Some(log), _) => log.keys.clone(),
             (None, _) if !self.loose.is_empty() => self.loose.clone(),
-            (None, None) => named.flat_map(|log| log.keys.clone()).collect(),
+            (None, None) => self.logs.iter().flat_map(|log| log.keys.clone()).collect(),
             (None, Some(_)) => Vec::new(),
         };
         if !keys.is_empty() {
@@ -287,6 +283,17 @@ impl Material {
              them, or give `public_keys`",
             origin.unwrap_or("this log")
         ))
+    }
+
+    /// The log that is configured: by its origin if that is known, else by its addresses. One without
+    /// keys is of no use.
+    pub(super) fn meant(&self, origin: Option<&str>, urls: &[Url]) -> Option<&FoundLog> {
+        let is_meant = |log: &&FoundLog| match origin {
+            Some(origin) => log.is_called(origin),
+            None => urls.iter().any(|url| log.is_at(url)),
+        };
+        let mut with_keys = self.logs.iter().filter(|log| !log.keys.is_empty());
+        with_keys.find(is_meant)
     }
 
     /// The logs to follow when the configuration names none: that of the service map, or else all of

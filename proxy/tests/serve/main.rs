@@ -15,6 +15,8 @@ mod peers;
 mod process;
 mod prune;
 mod rekor;
+mod rekor_commands;
+mod rekor_tuf;
 mod reload;
 mod standalone;
 mod sync;

@@ -8,16 +8,16 @@ use tile_proxy::rekor_v1::api::{Entry, LogInfo};
 use crate::{
     find, size_of,
     world::{
-        Answer, Proxy, RekorLog, RekorServer, Response, Upstream, cache_directory, eventually,
-        request,
+        Answer, ED25519, Proxy, RekorLog, RekorServer, Response, Upstream, cache_directory,
+        eventually, request,
     },
 };
 
-const LOG: &str = "api/v1/log";
-const V1: &str = "  kind: rekor-v1\n";
+pub(crate) const LOG: &str = "api/v1/log";
+pub(crate) const V1: &str = "  kind: rekor-v1\n";
 
 /// A log of one shard with this many entries, and a proxy that follows it.
-fn honest(entries: usize, more: &str) -> (RekorLog, Upstream, TempDir, Proxy) {
+pub(crate) fn honest(entries: usize, more: &str) -> (RekorLog, Upstream, TempDir, Proxy) {
     let log = RekorLog::with_entries(entries);
     let upstream = Upstream::rekor(RekorServer::of(&log));
     let cache = cache_directory();
@@ -25,7 +25,7 @@ fn honest(entries: usize, more: &str) -> (RekorLog, Upstream, TempDir, Proxy) {
     (log, upstream, cache, proxy)
 }
 
-fn follow(url: &str, log: &RekorLog, cache: &Path, more: &str) -> Proxy {
+pub(crate) fn follow(url: &str, log: &RekorLog, cache: &Path, more: &str) -> Proxy {
     let proxy = start(url, log, cache, more);
     eventually("the log is followed", || {
         proxy.get("/api/v1/log").status == 200
@@ -43,21 +43,21 @@ fn by_uuid(log: &RekorLog, index: usize) -> String {
     format!("{LOG}/entries/{}", log.uuid(index))
 }
 
-fn by_index(index: u64) -> String {
+pub(crate) fn by_index(index: u64) -> String {
     format!("{LOG}/entries?logIndex={index}")
 }
 
-fn get(proxy: &Proxy, path: &str) -> Response {
+pub(crate) fn get(proxy: &Proxy, path: &str) -> Response {
     proxy.get(&format!("/{path}"))
 }
 
 /// The entry in an answer, which must be one.
-fn entry(response: &Response) -> Entry {
+pub(crate) fn entry(response: &Response) -> Entry {
     assert_eq!(response.status, 200, "{}", response.text());
     Entry::parse(&response.body).expect("an entry")
 }
 
-fn tree_size(proxy: &Proxy) -> u64 {
+pub(crate) fn tree_size(proxy: &Proxy) -> u64 {
     let info = proxy.get("/api/v1/log");
     assert_eq!(info.status, 200, "{}", info.text());
     LogInfo::parse(&info.body)
@@ -526,6 +526,75 @@ fn a_false_tree_head_changes_nothing() {
     }
 }
 
+/// Where the trusted size is a power of two, the proof from there takes our root for granted; the one from
+/// the size before it does not, and so tells a fork from a false proof.
+#[test]
+fn a_fork_of_a_tree_of_a_power_of_two_is_shown_and_a_false_proof_is_none() {
+    let log = RekorLog::with_entries(40);
+    let proof = |from: u64, to: u64| {
+        format!(
+            "{LOG}/proof?firstSize={from}&lastSize={to}&treeID={}",
+            log.tree()
+        )
+    };
+    let garbage = || Answer::Body(format!("{{\"hashes\":[\"{}\"]}}", "00".repeat(32)).into());
+    for (what, common, trusted, offered, lies, is_split_view) in [
+        ("a larger fork", 10, 16, 40, vec![], true),
+        ("a smaller fork", 10, 40, 16, vec![], true),
+        ("the smallest that can be told", 2, 4, 5, vec![], true),
+        ("too small", 1, 2, 40, vec![], false),
+        ("one false proof", 40, 16, 40, vec![proof(16, 40)], false),
+        (
+            "two false proofs",
+            40,
+            16,
+            40,
+            vec![proof(16, 40), proof(15, 40)],
+            false,
+        ),
+        (
+            "a fork whose log hides it",
+            10,
+            16,
+            40,
+            vec![proof(15, 40)],
+            false,
+        ),
+    ] {
+        let upstream = Upstream::rekor(RekorServer::of(&log).when_it_had(trusted));
+        let cache = cache_directory();
+        let proxy = follow(&upstream.url(), &log, cache.path(), V1);
+        let other = RekorLog::forked(common, 40);
+        // What it says of a smaller tree is proven by those who have the larger one.
+        if offered > trusted {
+            upstream.becomes_rekor(RekorServer::of(&other).when_it_had(offered));
+        } else {
+            upstream.lies_about(LOG, Answer::Body(other.info(offered, &[]).to_json()));
+        }
+        for path in lies {
+            upstream.lies_about(&path, garbage());
+        }
+        let said = match is_split_view {
+            true => "split view: tree sizes",
+            false => "does not lead to the root",
+        };
+        eventually(what, || {
+            let lines = proxy.printed("checkpoint not refreshed");
+            lines.iter().any(|line| line.contains(said))
+        });
+        assert_eq!(tree_size(&proxy), trusted as u64, "{what}");
+        let evidence = find(cache.path(), "offered.checkpoint");
+        assert_eq!(evidence.len(), usize::from(is_split_view), "{what}");
+        if let [offer] = &evidence[..] {
+            assert_eq!(size_of(&fs::read(offer).expect("kept")), offered as u64);
+            let ours = offer.with_file_name("trusted.checkpoint");
+            assert_eq!(size_of(&fs::read(ours).expect("kept")), trusted as u64);
+        }
+        let split_views = proxy.metric("tile_proxy_split_views_total{log=\"default\"}");
+        assert_eq!(split_views > 0.0, is_split_view, "{what}");
+    }
+}
+
 #[test]
 fn an_entry_of_a_fork_is_evidence_and_not_served() {
     let (log, upstream, cache, proxy) = honest(33, "");
@@ -863,4 +932,25 @@ fn a_key_that_is_withdrawn_vouches_for_nothing_any_more() {
     eventually("it is served again", || {
         get(&proxy, &by_index(3)).status == 200
     });
+}
+
+#[test]
+fn a_log_may_sign_with_ed25519() {
+    let log = RekorLog::with_entries(20).signed_by(ED25519);
+    let upstream = Upstream::rekor(RekorServer::of(&log));
+    let cache = cache_directory();
+    let proxy = follow(&upstream.url(), &log, cache.path(), V1);
+    assert_eq!(entry(&get(&proxy, &by_index(3))).uuid, log.uuid(3));
+    let mut forged = log.entry(4, 20);
+    forged.integrated_time += 1;
+    upstream.lies_about(&by_index(4), Answer::Body(forged.to_json()));
+    let refused = get(&proxy, &by_index(4));
+    assert_eq!(refused.status, 502, "{}", refused.text());
+    assert!(refused.text().contains("timestamp"), "{}", refused.text());
+    let key = get(&proxy, &format!("{LOG}/publicKey"));
+    assert_eq!(key.text().trim(), log.pem().replace("\r\n", "\n").trim());
+    assert_eq!(proxy.stop(), Some(0));
+    upstream.disappears();
+    let proxy = follow(&upstream.url(), &log, cache.path(), V1);
+    assert_eq!(entry(&get(&proxy, &by_index(3))).uuid, log.uuid(3));
 }

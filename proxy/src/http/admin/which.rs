@@ -11,7 +11,7 @@ use crate::{
         respond::{Reply, json},
     },
     log::Log,
-    logs::NoSuchLog,
+    logs::{Followed, NoSuchLog},
 };
 
 /// Why a call is about no log.
@@ -57,14 +57,13 @@ pub(super) fn log_of(query: &str) -> Result<Option<String>, Unclear> {
 }
 
 /// The log with this name, or all of them.
-pub(super) fn logs(service: &Service, name: Option<String>) -> Result<Vec<Arc<Log>>, Unclear> {
+pub(super) fn logs(service: &Service, name: Option<String>) -> Result<Vec<Followed>, Unclear> {
     match name {
-        Some(name) => Ok(vec![named(service, &name)?]),
-        None => {
-            let all = service.logs.all();
-            let logs = all.iter().map(|followed| Arc::clone(&followed.log));
-            Ok(logs.collect())
+        Some(name) => {
+            let found = service.logs.find_followed(&name);
+            Ok(vec![found.ok_or_else(|| service.logs.no_such_log())?])
         }
+        None => Ok(service.logs.all().to_vec()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod command;
 mod fixture_log;
+mod https;
 mod proxy;
 pub(crate) mod raw;
 #[allow(dead_code)] // the crate's own tests use the rest
@@ -15,8 +16,9 @@ mod upstream;
 pub(crate) use self::{
     command::{Outcome, run, sync_all, tile_proxy},
     fixture_log::FixtureLog,
+    https::{Https, connect_proxy},
     proxy::{Proxy, Response, cache_directory, eventually, request},
-    rekor_log::RekorLog,
+    rekor_log::{ED25519, RekorLog},
     rekor_server::RekorServer,
     tuf_repository::{Files, TufRepository},
     tuf_server::TufServer,

@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, sync::LazyLock};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SigningKey as _};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData as _, SigningKey as _};
 use tile_proxy::{
     note::checkpoint::Checkpoint,
     rekor_v1::api::{Entry, InclusionProof, LogInfo, TreeHead, TreeId, Uuid},
@@ -12,8 +12,16 @@ use tile_proxy::{
     trust::Trust,
 };
 
-static KEYS: LazyLock<[KeyPair; 2]> = LazyLock::new(|| {
-    [(); 2].map(|()| KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("random numbers"))
+/// Number of the key that is Ed25519; the others are ECDSA.
+pub(crate) const ED25519: usize = 2;
+
+static KEYS: LazyLock<[KeyPair; 3]> = LazyLock::new(|| {
+    [
+        &PKCS_ECDSA_P256_SHA256,
+        &PKCS_ECDSA_P256_SHA256,
+        &PKCS_ED25519,
+    ]
+    .map(|algorithm| KeyPair::generate_for(algorithm).expect("random numbers"))
 });
 
 /// A shard whose entry `i` says `"entry {i}"`, or from some index on something else.
@@ -91,6 +99,11 @@ impl RekorLog {
 
     pub(crate) fn pem(&self) -> String {
         self.key.public_key_pem()
+    }
+
+    /// The key as DER (SPKI).
+    pub(crate) fn spki(&self) -> Vec<u8> {
+        self.key.subject_public_key_info()
     }
 
     pub(crate) fn trust(&self) -> Trust {
