@@ -5,6 +5,7 @@
 //!
 //! - [`World`] is where a test lives: a directory, the tools, the proxy's program.
 //! - [`tessera`], [`rekor`] and [`rekor_v1`] are the logs, [`proxy`] is what is tested.
+//! - [`python_tuf`] is a TUF repository, and a client of such.
 //! - [`front`] stands before a log: it counts every request, and can lie.
 //! - [`hammer`] reads from many sides while it writes.
 
@@ -13,6 +14,7 @@ pub mod front;
 pub mod hammer;
 pub mod postgres;
 pub mod proxy;
+pub mod python_tuf;
 pub mod rekor;
 pub mod rekor_v1;
 pub mod tessera;
@@ -94,6 +96,12 @@ impl World {
     /// A proxy of its own directory, `name`, for `log`.
     pub fn proxy(&self, name: &str, log: &proxy::Followed<'_>) -> Result<proxy::Proxy> {
         proxy::Proxy::start(&self.proxy, &self.path(name), log)
+    }
+
+    /// As [`World::proxy`], for what `lines` of its configuration say: each indented by two spaces and
+    /// with its end of line.
+    pub fn proxy_by(&self, name: &str, lines: &str) -> Result<proxy::Proxy> {
+        proxy::Proxy::start_by(&self.proxy, &self.path(name), lines)
     }
 
     /// Has `fsck` read everything below `url` and prove it against `key`; its origin is the key's

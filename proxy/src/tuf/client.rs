@@ -16,9 +16,9 @@ use url::Url;
 
 use super::{
     error::TufError,
-    floor::Guarded,
+    floor::{Guarded, is_snapshot},
     repository::{Remote, is_plain},
-    store::{Meta, Store},
+    store::{Meta, SNAPSHOT, Store},
 };
 
 /// Where such a client keeps metadata, and where that is from.
@@ -146,7 +146,5 @@ impl MetadataStore for Flat {
 }
 
 fn is_flat(name: &str) -> bool {
-    let version = name.split('.').next().unwrap_or_default();
-    let versioned = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
-    !name.contains('/') && !versioned
+    !name.contains('/') && (name == SNAPSHOT || !is_snapshot(name))
 }

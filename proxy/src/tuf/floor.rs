@@ -13,7 +13,7 @@ use sigstore_tuf::{
     transport::FetchFuture,
 };
 
-use super::repository::Remote;
+use super::{repository::Remote, store::SNAPSHOT};
 
 /// A repository whose snapshots are held against the stored one; for one client.
 pub(super) struct Guarded {
@@ -93,7 +93,7 @@ impl Floor {
         let root = stored(&*self.store, "root.json")?;
         let root = TrustedMetadataSet::from_root(&root).ok()?;
         verified::<Timestamp>(self.timestamp.as_deref()?, &root)?;
-        verified::<Snapshot>(&stored(&*self.store, "snapshot.json")?, &root)
+        verified::<Snapshot>(&stored(&*self.store, SNAPSHOT)?, &root)
     }
 }
 
@@ -112,8 +112,8 @@ fn stored(store: &dyn MetadataStore, name: &str) -> Option<Vec<u8>> {
 }
 
 /// Whether this is how a snapshot is called, with a version before it or without.
-fn is_snapshot(name: &str) -> bool {
-    let version = match name.strip_suffix("snapshot.json") {
+pub(super) fn is_snapshot(name: &str) -> bool {
+    let version = match name.strip_suffix(SNAPSHOT) {
         Some(version) => version.strip_suffix('.').unwrap_or(version),
         None => return false,
     };

@@ -5,9 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use jiff::Timestamp;
-use sigstore_tuf::{
-    Error, MetadataStore, StoreRepository, TrustedMetadataSet, Updater, UpdaterConfig,
-};
+use sigstore_tuf::{MetadataStore, StoreRepository, TrustedMetadataSet, Updater, UpdaterConfig};
 
 use super::{
     discover::{KEY_TARGETS, Material, Published, keys_in},
@@ -108,16 +106,23 @@ pub(super) async fn online(
 ) -> Result<Loaded, TufError> {
     let guarded = Guarded::new(remote, Arc::<Meta>::clone(meta));
     let mut updater = updater(guarded, pinned, Arc::clone(meta))?;
-    let mut at = now;
-    match updater.refresh(now).await {
+    match ask(&mut updater, wanted, (now, now)).await {
         // The client knows no grace: it is told an earlier time.
-        Err(Error::Expired { .. }) if !grace.is_zero() => {
-            at = earlier(now, grace);
-            updater.refresh(at).await?;
+        Err(TufError::Expired { .. }) if !grace.is_zero() => {
+            ask(&mut updater, wanted, (earlier(now, grace), now)).await
         }
-        outcome => outcome?,
+        outcome => outcome,
     }
-    read(&mut updater, wanted, (at, now)).await
+}
+
+/// Metadata first, then targets, whose roles may have expired by themselves.
+async fn ask(
+    updater: &mut Updater,
+    wanted: &Wanted,
+    (at, now): (Timestamp, Timestamp),
+) -> Result<Loaded, TufError> {
+    updater.refresh(at).await?;
+    read(updater, wanted, (at, now)).await
 }
 
 /// Reads what was kept, whether or not it has expired: the caller judges by [`Loaded::roles`].
@@ -134,10 +139,7 @@ pub(super) fn offline(
     let mut updater = updater(StoreRepository::new(Arc::clone(&files)), pinned, files)?;
     // Before anything can have expired.
     let at = Timestamp::UNIX_EPOCH;
-    let read = async {
-        updater.refresh(at).await?;
-        read(&mut updater, wanted, (at, now)).await
-    };
+    let read = ask(&mut updater, wanted, (at, now));
     // Everything is in memory, so there is nothing to wait for.
     let wait = || TufError::Store("reading stored trust did not end".to_owned());
     read.now_or_never().ok_or_else(wait)?

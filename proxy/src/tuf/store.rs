@@ -21,7 +21,7 @@ use std::{
 
 use sigstore_tuf::{Error, MetadataStore};
 
-use super::repository::is_plain;
+use super::{floor::is_snapshot, repository::is_plain};
 use crate::cache::disk::{sync_directories, write_and_rename};
 
 /// Most bytes of one stored file: as many as targets metadata may have.
@@ -35,6 +35,9 @@ const ROOT_HISTORY: &str = "root_history";
 
 /// Verified targets, below their paths.
 pub(super) const TARGETS: &str = "targets";
+
+/// The only role that is stored with its version before the name as well.
+pub(super) const SNAPSHOT: &str = "snapshot.json";
 
 /// The names of the set that counts: while it is written, when it is whole, and while it makes room
 /// for the next.
@@ -185,7 +188,7 @@ impl Files {
             Some((ROOT_HISTORY, _)) => true,
             Some(_) => false,
             // `165.snapshot.json` is `snapshot.json` as well.
-            None => name.ends_with(".json") && !name.starts_with(|c: char| c.is_ascii_digit()),
+            None => name.ends_with(".json") && (name == SNAPSHOT || !is_snapshot(name)),
         });
         self
     }
@@ -194,7 +197,16 @@ impl Files {
 /// Reads only: what is verified from them is there already.
 impl MetadataStore for Files {
     fn load(&self, name: &str) -> sigstore_tuf::Result<Option<Vec<u8>>> {
-        Ok(self.0.get(name).cloned())
+        // A role is asked for by its version where the repository has versions in names, and stored
+        // without. Which version it is stands in it, and is held against the snapshot. A root's next
+        // version is another file.
+        let unversioned = || {
+            let (version, rest) = name.split_once('.')?;
+            let is_version = !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit());
+            let rest = Some(rest).filter(|rest| is_version && *rest != "root.json");
+            self.0.get(rest?)
+        };
+        Ok(self.0.get(name).or_else(unversioned).cloned())
     }
 
     fn store(&self, _name: &str, _bytes: &[u8]) -> sigstore_tuf::Result<()> {
@@ -324,6 +336,8 @@ mod tests {
         let all = files([
             ("root.json", ""),
             ("root_history/2.root.json", ""),
+            ("2026.json", ""), // delegated roles
+            ("7.keys.json", ""),
             ("7.snapshot.json", ""),
             ("snapshot.json", ""),
             ("targets/trusted_root.json", ""),
@@ -333,12 +347,32 @@ mod tests {
         let needed = all.needed(&["trusted_root.json".to_owned()]);
         let names: Vec<&str> = needed.0.keys().map(String::as_str).collect();
         let want = [
+            "2026.json",
+            "7.keys.json",
             "root.json",
             "root_history/2.root.json",
             "snapshot.json",
             "targets/trusted_root.json",
         ];
         assert_eq!(names, want);
+    }
+
+    #[test]
+    fn a_role_is_found_with_its_version_and_a_root_is_not() {
+        let files = files([("keys.json", "k"), ("7.odd.json", "o"), ("root.json", "r")]);
+        for (name, want) in [
+            ("keys.json", Some("k")),
+            ("3.keys.json", Some("k")),
+            ("7.odd.json", Some("o")),
+            ("3.7.odd.json", Some("o")),
+            ("root.json", Some("r")),
+            ("3.root.json", None),
+            (".keys.json", None),
+            ("v3.keys.json", None),
+        ] {
+            let found = files.load(name).expect("in memory");
+            assert_eq!(found.as_deref(), want.map(str::as_bytes), "{name}");
+        }
     }
 
     #[test]

@@ -55,20 +55,28 @@ pub(super) fn build(progress: &Progress) -> Result<PathBuf> {
 }
 
 impl Proxy {
-    /// Starts `program` in `directory`, and waits until it is ready.
+    /// Starts `program` in `directory` for one log, and waits until it is ready.
     pub(super) fn start(program: &Path, directory: &Path, log: &Followed<'_>) -> Result<Self> {
-        create_directory(directory)?;
-        let port = free_port()?;
         let tiles = log.tiles.map(|url| format!("  tile_base_url: {url}\n"));
-        let config = format!(
-            "tile_proxy:\n  listen: 127.0.0.1:{port}\n  upstream_url: {}\n{}  \
-             public_keys: [\"{}\"]\n  checkpoint: {{refresh_interval: 1s}}\n  \
-             sync: {{enabled: false}}\n  cache: {{base_path: {}}}\n{}",
+        let lines = format!(
+            "  upstream_url: {}\n{}  public_keys: [\"{}\"]\n{}",
             log.url,
             tiles.unwrap_or_default(),
             log.key,
-            directory.join("cache").display(),
             log.more,
+        );
+        Self::start_by(program, directory, &lines)
+    }
+
+    /// As [`Proxy::start`], for what these lines of its configuration say.
+    pub(super) fn start_by(program: &Path, directory: &Path, lines: &str) -> Result<Self> {
+        create_directory(directory)?;
+        let port = free_port()?;
+        let config = format!(
+            "tile_proxy:\n  listen: 127.0.0.1:{port}\n  \
+             checkpoint: {{refresh_interval: 1s}}\n  \
+             sync: {{enabled: false}}\n  cache: {{base_path: {}}}\n{lines}",
+            directory.join("cache").display(),
         );
         fs::write(directory.join("config.yaml"), config).context("cannot write a configuration")?;
         let mut proxy = Self {
@@ -118,6 +126,11 @@ impl Proxy {
     /// Its base URL, without a slash at the end.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Where it keeps what it has proven.
+    pub fn cache(&self) -> PathBuf {
+        self.directory.join("cache")
     }
 
     /// `GET` of a path such as `tile/0/000`.

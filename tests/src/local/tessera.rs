@@ -20,6 +20,7 @@ pub struct TesseraLog {
     program: PathBuf,
     directory: PathBuf,
     port: u16,
+    key: String,
     daemon: Option<Daemon>,
 }
 
@@ -32,6 +33,7 @@ impl TesseraLog {
             program: world.toolchain().path(TESSERA_LOG),
             directory,
             port: free_port()?,
+            key: PRIVATE_KEY.to_owned(),
             daemon: None,
         };
         log.restart()?;
@@ -47,7 +49,7 @@ impl TesseraLog {
                 self.directory.join("log").display()
             ))
             .arg(format!("--listen=127.0.0.1:{}", self.port))
-            .env("LOG_PRIVATE_KEY", PRIVATE_KEY);
+            .env("LOG_PRIVATE_KEY", &self.key);
         let mut daemon = Daemon::start(command, "the log", &self.directory.join("output"))?;
         wait::until("the log to answer", START, PAUSE, || {
             daemon.expect_running()?;
@@ -60,6 +62,13 @@ impl TesseraLog {
         })?;
         self.daemon = Some(daemon);
         Ok(())
+    }
+
+    /// Signs with another key from now on, of the same name, and in the form of [`PRIVATE_KEY`].
+    pub fn rotate(&mut self, key: &str) -> Result<()> {
+        key.clone_into(&mut self.key);
+        self.stop()?;
+        self.restart()
     }
 
     /// Stops it: whoever asks is refused a connection.

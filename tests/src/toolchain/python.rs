@@ -1,4 +1,5 @@
-//! Clients of transparency logs that are written in Python, in a virtual environment of the cache.
+//! Clients of transparency logs, and of TUF, that are written in Python, in a virtual environment of
+//! the cache.
 //!
 //! Every package is pinned, and the environment's folder is named after the pins and the Python, so
 //! that a new pin or a new Python is a new environment. The clients are run as modules, because a
@@ -22,7 +23,7 @@ pub const AICS_TLOG: &str = "aics_tlog";
 pub const TLOG_SCALES: &str = "tlog_scales.cli";
 
 impl Toolchain {
-    /// The Python that has [`AICS_TLOG`] and [`TLOG_SCALES`]; makes it if it is missing.
+    /// The Python that has [`AICS_TLOG`], [`TLOG_SCALES`] and python-tuf; makes it if it is missing.
     pub fn python(&self, progress: &Progress) -> Result<PathBuf> {
         let python = prerequisites::ensure_python(progress)?;
         let version = Run::new(&python)

@@ -10,3 +10,7 @@ mod growth;
 mod python;
 mod rekor_v1;
 mod signatures;
+mod tuf;
+#[allow(dead_code)] // the proxy's own tests use the rest
+#[path = "../../../proxy/tests/serve/world/tuf_repository.rs"]
+mod tuf_repository;

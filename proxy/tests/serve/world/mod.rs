@@ -9,6 +9,7 @@ pub(crate) mod raw;
 #[allow(dead_code)] // the crate's own tests use the rest
 mod rekor_log;
 mod rekor_server;
+#[allow(dead_code)] // as above
 mod tuf_repository;
 mod tuf_server;
 mod upstream;

@@ -30,6 +30,8 @@ pub(crate) struct TufRepository {
     pub(crate) consistent: bool,
     /// What is listed, with what is said about it.
     pub(crate) targets: BTreeMap<String, (Vec<u8>, Value)>,
+    /// What roles list that `targets` delegates to, each with what it lists and a key of its own.
+    delegated: BTreeMap<String, (BTreeMap<String, Vec<u8>>, TestKey)>,
     /// The version that was published last.
     pub(crate) version: u64,
     /// The version of the newest root.
@@ -50,6 +52,7 @@ impl TufRepository {
             files: Files::new(),
             consistent: true,
             targets: BTreeMap::new(),
+            delegated: BTreeMap::new(),
             version: 0,
             root_version: 1,
             root_keys: vec![TestKey::ed25519(), TestKey::ecdsa()],
@@ -71,6 +74,19 @@ impl TufRepository {
     pub(crate) fn list(&mut self, name: &str, bytes: impl Into<Vec<u8>>) -> &mut Self {
         self.targets
             .insert(name.to_owned(), (bytes.into(), Value::Null));
+        self
+    }
+
+    /// Has a role list a target that `targets` delegates to, from the next publication on.
+    pub(crate) fn delegate(
+        &mut self,
+        role: &str,
+        name: &str,
+        bytes: impl Into<Vec<u8>>,
+    ) -> &mut Self {
+        let made = || (BTreeMap::new(), TestKey::ed25519());
+        let (listed, _) = self.delegated.entry(role.to_owned()).or_insert_with(made);
+        listed.insert(name.to_owned(), bytes.into());
         self
     }
 
@@ -116,49 +132,82 @@ impl TufRepository {
 
     /// Publishes as this version, whatever was before.
     pub(crate) fn publish_as(&mut self, version: u64) -> &mut Self {
+        let mut files = Files::new();
         let mut listed = Map::new();
         for (name, (bytes, custom)) in &self.targets {
-            let hash = sha256(bytes);
-            let mut entry = json!({"length": bytes.len(), "hashes": {"sha256": hash}});
+            let mut entry = self.put(&mut files, name, bytes);
             if !custom.is_null() {
                 entry["custom"] = custom.clone();
             }
             listed.insert(name.clone(), entry);
-            let file = self.target_file(name, &hash);
-            self.files.insert(file, bytes.clone());
         }
         let prefix = match self.consistent {
             true => format!("{version}."),
             false => String::new(),
         };
-        let targets = self.sign("targets", version, json!({"targets": listed}));
-        let meta = self.meta("targets.json", version, &targets);
-        let snapshot = self.sign("snapshot", version, meta);
-        let meta = self.meta("snapshot.json", version, &snapshot);
-        let timestamp = self.sign("timestamp", version, meta);
-        self.files.extend([
+        let mut body = json!({"targets": listed});
+        let mut below = Map::new();
+        let (mut keys, mut roles) = (Map::new(), Vec::new());
+        for (name, (targets, key)) in &self.delegated {
+            let put = |(target, bytes): (&String, &Vec<u8>)| {
+                (target.clone(), self.put(&mut files, target, bytes))
+            };
+            let listed: Map<_, _> = targets.iter().map(put).collect();
+            let bytes = self.sign("targets", name, version, json!({"targets": listed}), key);
+            below.insert(format!("{name}.json"), self.meta(version, &bytes));
+            let file = name.replace('/', "%2F");
+            files.insert(format!("{prefix}{file}.json"), bytes);
+            keys.insert(key.id.clone(), key.public.clone());
+            let paths: Vec<&String> = targets.keys().collect();
+            roles.push(
+                json!({"name": name, "keyids": [key.id], "threshold": 1, "terminating": false,
+                "paths": paths}),
+            );
+        }
+        if !roles.is_empty() {
+            body["delegations"] = json!({"keys": keys, "roles": roles});
+        }
+        let online = |kind: &str, body| self.sign(kind, kind, version, body, &self.online);
+        let targets = online("targets", body);
+        let points = |file: &str| self.points.get(file).copied().unwrap_or(version);
+        below.insert(
+            "targets.json".to_owned(),
+            self.meta(points("targets.json"), &targets),
+        );
+        let snapshot = online("snapshot", json!({"meta": below}));
+        let listed = self.meta(points("snapshot.json"), &snapshot);
+        let timestamp = online("timestamp", json!({"meta": {"snapshot.json": listed}}));
+        files.extend([
             (format!("{prefix}targets.json"), targets),
             (format!("{prefix}snapshot.json"), snapshot),
             ("timestamp.json".to_owned(), timestamp),
         ]);
+        self.files.extend(files);
         self.points.clear();
         self
     }
 
+    /// Puts a target where it is fetched, and says what is listed of it.
+    fn put(&self, files: &mut Files, name: &str, bytes: &[u8]) -> Value {
+        let hash = sha256(bytes);
+        files.insert(self.target_file(name, &hash), bytes.to_vec());
+        json!({"length": bytes.len(), "hashes": {"sha256": hash}})
+    }
+
     /// What a role says of the file below it.
-    fn meta(&self, file: &str, version: u64, bytes: &[u8]) -> Value {
-        let version = self.points.get(file).copied().unwrap_or(version);
+    fn meta(&self, version: u64, bytes: &[u8]) -> Value {
         let mut entry = json!({"version": version});
         if self.pins {
             entry["length"] = bytes.len().into();
             entry["hashes"] = json!({"sha256": sha256(bytes)});
         }
-        json!({"meta": {file: entry}})
+        entry
     }
 
-    fn sign(&self, kind: &str, version: u64, rest: Value) -> Vec<u8> {
-        let expires = self.expires.get(kind).map_or(FAR, String::as_str);
-        sign(&role(kind, version, expires, rest), &[&self.online])
+    /// A role of this kind and name, signed.
+    fn sign(&self, kind: &str, name: &str, version: u64, rest: Value, key: &TestKey) -> Vec<u8> {
+        let expires = self.expires.get(name).map_or(FAR, String::as_str);
+        sign(&role(kind, version, expires, rest), &[key])
     }
 
     /// The next root, with other keys, signed by them and by those before; and another online key.
@@ -187,6 +236,7 @@ impl TufRepository {
         let mut rogue = Self {
             files: self.files.clone(),
             targets: self.targets.clone(),
+            delegated: BTreeMap::new(),
             expires: self.expires.clone(),
             points: BTreeMap::new(),
             root_keys: vec![TestKey::ed25519(), TestKey::ed25519()],
