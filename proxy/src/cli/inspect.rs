@@ -15,7 +15,7 @@ use self::{
 };
 use super::{EXIT_CONFIG, EXIT_FAILURE, fail};
 use crate::{
-    config::{Interval, Kind, Source},
+    config::{Config, Interval, Kind, Source},
     note::vkey::VerifierKey,
 };
 
@@ -42,6 +42,10 @@ pub(super) struct Inspect {
     // PEM begins with hyphens.
     #[arg(long = "key", value_name = "KEY", allow_hyphen_values = true)]
     keys: Vec<Source>,
+    /// Authorities that may vouch for the server beside those of the system: certificates in PEM, or
+    /// `file:PATH`.
+    #[arg(long, value_name = "CERTIFICATES", allow_hyphen_values = true)]
+    ca: Option<Source>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -90,8 +94,34 @@ impl Inspect {
         Ok(keys)
     }
 
+    fn authorities(&self) -> anyhow::Result<Vec<reqwest::Certificate>> {
+        let Some(source) = &self.ca else {
+            return Ok(Vec::new());
+        };
+        let text = source.read().map_err(|error| anyhow::anyhow!(error))?;
+        let authorities = reqwest::Certificate::from_pem_bundle(text.as_bytes())
+            .with_context(|| format!("--ca {source}"))?;
+        anyhow::ensure!(
+            !authorities.is_empty(),
+            "--ca {source}: there is no certificate in it"
+        );
+        Ok(authorities)
+    }
+
+    /// What was given here, as it stands in a configuration.
+    fn configuration(&self, base: &Url, kind: Kind) -> Config {
+        Config {
+            upstream_url: Some(base.clone()),
+            kind,
+            public_keys: self.keys.clone(),
+            trusted_ca: self.ca.clone(),
+            ..Config::default()
+        }
+    }
+
     async fn report(&self, keys: &[VerifierKey]) -> anyhow::Result<Report> {
-        let probe = Probe::new(Duration::max(self.timeout.0, MIN_TIMEOUT))?;
+        let authorities = self.authorities()?;
+        let probe = Probe::new(Duration::max(self.timeout.0, MIN_TIMEOUT), authorities)?;
         match probe.find(&self.url).await? {
             Found::Tiles {
                 base,
@@ -102,7 +132,7 @@ impl Inspect {
                 report.caching.checkpoint = checkpoint.caching();
                 let edge = probe.edge(&base, &report.checkpoint).await;
                 report.add_edge(edge);
-                report.add_configuration(&base, Kind::Auto, &self.keys);
+                report.add_configuration(self.configuration(&base, Kind::Auto));
                 Ok(report)
             }
             Found::RekorV1 {
@@ -112,7 +142,7 @@ impl Inspect {
             } => {
                 let mut report = Report::of_note(&base, probe::LogKind::RekorV1, &note, keys)?;
                 report.caching.checkpoint = caching;
-                report.add_configuration(&base, Kind::RekorV1, &self.keys);
+                report.add_configuration(self.configuration(&base, Kind::RekorV1));
                 Ok(report)
             }
         }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::world::{Answer, FixtureLog, Upstream, cache_directory};
+use super::world::{Answer, FixtureLog, Https, Upstream, cache_directory};
 
 fn inspect(arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output {
@@ -66,6 +66,32 @@ fn a_log_is_described_and_its_configuration_can_be_used() {
     assert_eq!(report["verified"], true);
     assert_eq!(report["signatures"][0]["verified"], true);
     assert_eq!(report["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn a_server_that_only_a_given_authority_vouches_for_is_asked() {
+    let log = Arc::new(FixtureLog::with_entries(10));
+    let server = Https::serving("log.rome.invalid", &log, &[b"h2"]);
+    let url = format!("https://{}/", server.address);
+    let (code, _, stderr) = inspect(&[&url]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("certificate"), "{stderr}");
+
+    let directory = cache_directory();
+    let ca = format!("file:{}/ca.pem", directory.path().display());
+    std::fs::write(directory.path().join("ca.pem"), &server.authority).expect("written");
+    for ca in [&ca, &server.authority] {
+        let report = json(&[&url, "--ca", ca, "--key", &log.vkey()]);
+        assert_eq!(
+            (&report["size"], &report["verified"]),
+            (&10.into(), &true.into())
+        );
+        let configuration = report["configuration"].as_str().expect("text");
+        assert!(configuration.contains("trusted_ca:"), "{configuration}");
+    }
+    let (code, _, stderr) = inspect(&[&url, "--ca", &log.pem()]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("there is no certificate in it"), "{stderr}");
 }
 
 #[test]

@@ -102,11 +102,16 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    pub(super) fn new(timeout: Duration) -> reqwest::Result<Self> {
+    /// `authorities` may vouch for the server beside those of the system.
+    pub(super) fn new(
+        timeout: Duration,
+        authorities: Vec<reqwest::Certificate>,
+    ) -> reqwest::Result<Self> {
         let client = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
+            .tls_certs_merge(authorities)
             .build()?;
         Ok(Self { client })
     }

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::probe::{Edge, Headers, LogKind};
 use crate::{
-    config::{Config, Kind, Source},
+    config::Config,
     note::{
         Note, Signature, Signed,
         checkpoint::Checkpoint,
@@ -112,23 +112,20 @@ impl Report {
         self.problems.extend(edge.proof.err());
     }
 
-    /// The configuration that follows the log, if nothing speaks against it.
-    pub(super) fn add_configuration(&mut self, base: &Url, kind: Kind, keys: &[Source]) {
+    /// Completes the configuration that follows the log, if nothing speaks against it.
+    pub(super) fn add_configuration(&mut self, config: Config) {
         if !self.problems.is_empty() {
             return;
         }
         let config = Config {
-            upstream_url: Some(base.clone()),
-            kind,
             origin: self.origin.clone(),
-            public_keys: keys.to_vec(),
-            ..Config::default()
+            ..config
         };
         let mut yaml = config.to_yaml();
         if !yaml.ends_with('\n') {
             yaml.push('\n');
         }
-        if keys.is_empty() {
+        if config.public_keys.is_empty() {
             yaml.push_str(
                 "  public_keys: [] # its verifier key, from whoever runs the log: not from this page\n",
             );
@@ -255,7 +252,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::note::testing::TestSigner;
+    use crate::{config::Source, note::testing::TestSigner};
 
     const TEXT: &str =
         "rome.example - 2026h1\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\nextension\n";
@@ -267,7 +264,7 @@ mod tests {
         );
         let lines = [rome.line(TEXT), bern.cosign(TEXT, 1_764_000_000)].concat();
         let note = format!("{TEXT}\n{lines}");
-        let base = "https://rome.example/2026h1/".parse().expect("a URL");
+        let base: Url = "https://rome.example/2026h1/".parse().expect("a URL");
         Report::of_note(&base, LogKind::TlogTiles, note.as_bytes(), keys).expect("a checkpoint")
     }
 
@@ -339,7 +336,7 @@ mod tests {
     #[test]
     fn the_configuration_it_ends_with_is_one() {
         let rome = TestSigner::new("rome.example", 1);
-        let base = "https://rome.example/2026h1/".parse().expect("a URL");
+        let base: Url = "https://rome.example/2026h1/".parse().expect("a URL");
         for (key, needs_a_key) in [
             (Some(rome.vkey().to_string()), false),
             (Some(rome.pem().to_string()), false),
@@ -347,7 +344,11 @@ mod tests {
         ] {
             let sources: Vec<Source> = key.into_iter().map(Source::Inline).collect();
             let mut report = report(&[]);
-            report.add_configuration(&base, Kind::Auto, &sources);
+            report.add_configuration(Config {
+                upstream_url: Some(base.clone()),
+                public_keys: sources.clone(),
+                ..Config::default()
+            });
             let yaml = report.configuration.expect("nothing speaks against it");
             let config = Config::parse("snippet", &yaml, []).expect(&yaml);
             assert_eq!(config.origin, "rome.example - 2026h1");
