@@ -1,4 +1,4 @@
-//! The proxy's own program, following one log.
+//! The proxy's own program, following one log or several.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -164,10 +164,18 @@ impl Proxy {
 
     /// Waits until it serves a tree of at least `size` entries.
     pub fn follows_to(&self, size: u64) -> Result<()> {
-        wait::until("the proxy to follow its log", START, PAUSE, || {
-            Ok(match self.size() {
-                Ok(served) if served >= size => Seen::Ready(()),
-                Ok(served) => Seen::NotYet(format!("size {served}, wanted {size}")),
+        self.waits_for("the proxy to follow its log", || {
+            let served = self.size()?;
+            ensure!(served >= size, "size {served}, wanted {size}");
+            Ok(())
+        })
+    }
+
+    /// Waits until `holds` says so; its error is why not yet.
+    pub fn waits_for(&self, what: &str, holds: impl Fn() -> Result<()>) -> Result<()> {
+        wait::until(what, START, PAUSE, || {
+            Ok(match holds() {
+                Ok(()) => Seen::Ready(()),
                 Err(error) => Seen::NotYet(format!("{error:#}")),
             })
         })
@@ -203,6 +211,16 @@ impl Proxy {
             );
         }
         Ok(())
+    }
+
+    /// Runs `tile-proxy fsck` on its cache, and fails if anything in there is damaged. Gives what it printed.
+    pub fn fsck(&self) -> Result<String> {
+        Run::new(&self.program)
+            .args(["fsck", "--config"])
+            .arg(self.directory.join("config.yaml"))
+            .named("tile-proxy fsck")
+            .deadline(SYNC)
+            .stdout()
     }
 
     /// Runs `tile-proxy sync` for the newest `depth` entries.

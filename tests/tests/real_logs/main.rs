@@ -9,6 +9,7 @@ mod crashes;
 mod growth;
 mod python;
 mod rekor_v1;
+mod several;
 mod signatures;
 mod tuf;
 #[allow(dead_code)] // the proxy's own tests use the rest

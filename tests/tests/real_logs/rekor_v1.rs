@@ -167,14 +167,14 @@ fn parts(json: &[u8]) -> Result<(String, Value, Value, Value)> {
 }
 
 /// Something signed, as files.
-struct Artifact {
-    digest: String,
+pub(super) struct Artifact {
+    pub(super) digest: String,
     signature: String,
     key: String,
 }
 
 impl Artifact {
-    fn new(world: &World, number: usize) -> Result<Self> {
+    pub(super) fn new(world: &World, number: usize) -> Result<Self> {
         let content = format!("artifact {number}");
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let signature = key.sign(content.as_bytes())?;
@@ -186,7 +186,7 @@ impl Artifact {
         })
     }
 
-    fn args<'a>(&'a self, command: &'a str) -> Vec<&'a str> {
+    pub(super) fn args<'a>(&'a self, command: &'a str) -> Vec<&'a str> {
         vec![
             command,
             "--type=hashedrekord:0.0.1",
@@ -202,7 +202,12 @@ impl Artifact {
 }
 
 fn cli(world: &World, proxy: &Proxy, args: &[&str]) -> Result<String> {
-    let ended = rekor_cli(world, &proxy.url(), args)?;
+    cli_at(world, &proxy.url(), args)
+}
+
+/// What `rekor-cli` says of the log at `url`, if it is content.
+pub(super) fn cli_at(world: &World, url: &str, args: &[&str]) -> Result<String> {
+    let ended = rekor_cli(world, url, args)?;
     let said = format!("{}{}", ended.stdout, ended.stderr);
     ensure!(
         ended.status.success(),
