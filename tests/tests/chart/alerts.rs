@@ -159,7 +159,13 @@ fn values_change_thresholds_labels_and_links_and_leave_alerts_out() {
         expr, "tile_proxy_checkpoint_age_seconds > 2000000",
         "and not 2e+06"
     );
-    assert!(string(&changed["TileProxyCertificateExpiring"]["expr"]).ends_with("< 30 * 86400"));
+    for (alert, days) in [
+        ("TileProxyCertificateExpiring", 30),
+        ("TileProxyTrustExpiring", 2),
+    ] {
+        let expr = string(&changed[alert]["expr"]);
+        assert!(expr.ends_with(&format!("< {days} * 86400")), "{expr}");
+    }
     let left_out: Vec<&String> = all
         .keys()
         .filter(|name| !changed.contains_key(*name))
