@@ -28,7 +28,7 @@ use crate::{
     metrics::Metrics,
     reload::{self, Loaded, Reload},
     sync::Syncs,
-    tuf::{FoundLog, Tuf},
+    tuf::{FoundIn, FoundLog, Tuf},
 };
 
 /// Compressed bundles may take this part of `cache.memory_mb` once more.
@@ -324,6 +324,15 @@ pub(crate) fn discover(
         let (logs, problems) = discovered(&settings.config, &trusted.material, cached);
         for problem in problems {
             warn!(%problem, "a log of the TUF repository is not followed");
+        }
+        let named = trusted.material.to_follow().iter();
+        let named = named.filter(|found| found.url_from == FoundIn::TrustedRoot);
+        for url in named.filter_map(|found| found.url.as_ref()) {
+            warn!(
+                %url,
+                "nobody says where this log is read: its `baseUrl` in `trusted_root.json`, which is \
+                 its name, is tried"
+            );
         }
         settings.logs = logs;
     }

@@ -41,7 +41,7 @@ use tracing::{info, warn};
 use url::Url;
 
 pub use self::{
-    discover::{FoundKey, FoundLog, Material},
+    discover::{FoundIn, FoundKey, FoundLog, Material},
     error::{REASONS, TufError},
     policy::RoleState,
     status::{State, TufStatus},

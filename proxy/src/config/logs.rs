@@ -8,7 +8,7 @@ use super::{
     tuf::shipped,
     upstreams::{Place, Spoken, UpstreamSettings, upstreams},
 };
-use crate::tuf::{FoundLog, Material};
+use crate::tuf::{FoundIn, FoundLog, Material};
 
 /// One log to follow.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -402,12 +402,27 @@ fn discovered_log(
         .origin
         .clone()
         .or_else(|| found.url.clone()?.host_str().map(str::to_owned))?;
+    let (url, tiles) = (found.url.clone(), found.tile_base_url.clone());
+    let url = match found.kind {
+        // Who has tiles somewhere has the checkpoint there as well; Rekor's server has neither.
+        Kind::Auto => tiles.or(url),
+        _ => url.or(tiles),
+    };
     let upstream = Upstream {
-        url: found.url.clone().or_else(|| found.tile_base_url.clone()),
+        url,
         tile_base_url: found.tile_base_url.clone(),
         ..Upstream::default()
     };
     let (before, mut warnings) = (problems.len(), Vec::new());
+    // The others who say where a log is are refused for it: a name alone is none to be refused for.
+    if found.url_from == FoundIn::TrustedRoot
+        && found.url.as_ref().is_some_and(|url| url.scheme() == "http")
+        && !config.tuf.allow_http
+    {
+        let message =
+            format!("must be `true` to read {origin} at `http://`, as its `baseUrl` says");
+        problems.push(Problem::new("tuf.allow_http", message));
+    }
     let spoken = Spoken::told(found.kind);
     let upstreams = match config.mode {
         Mode::Offline => Vec::new(),

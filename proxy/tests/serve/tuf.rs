@@ -1,6 +1,7 @@
 //! The real binary with a TUF repository of real keys: what it vouches for is followed, what it does
 //! not is not, and neither its absence nor its lies take away what was trusted.
 
+mod discovery;
 mod hostile;
 
 use std::{
