@@ -2,9 +2,9 @@
 
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, PostParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tile_proxy_operator::crd::TileProxy;
 
 use crate::world::World;
@@ -43,4 +43,35 @@ async fn the_api_server_refuses_with_a_message_that_helps() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The list of logs is a map by name: whoever applies one of them owns that one.
+#[tokio::test]
+async fn two_people_may_each_own_a_log_and_no_two_logs_have_one_name() {
+    let world = World::new("logs-by-name").await;
+    let api = world.api::<TileProxy>();
+    let apply = async |person: &str, logs: &[&str]| {
+        let logs = logs.iter().map(|name| {
+            let upstreams = json!([{"url": format!("https://{name}.sigstore.dev/")}]);
+            json!({"name": name, "upstreams": upstreams})
+        });
+        let spec = json!({"logs": logs.collect::<Vec<_>>()});
+        let patch = Patch::Apply(log_rows::with(&spec));
+        let params = PatchParams::apply(person);
+        let applied = api.patch("rome2026h1", &params, &patch).await;
+        let proxy = applied.map_err(|error| error.to_string())?;
+        let names = proxy.spec.logs.into_iter().map(|log| log.name);
+        Ok::<Vec<String>, String>(names.collect())
+    };
+    assert_eq!(apply("one", &["rome"]).await.expect("taken"), ["rome"]);
+    let both = apply("other", &["oslo"]).await.expect("taken");
+    assert_eq!(both, ["rome", "oslo"]);
+    assert_eq!(apply("other", &[]).await.expect("taken"), ["rome"]);
+
+    let twice = json!({"name": "rome", "upstreams": [{"url": "https://rome.sigstore.dev/"}]});
+    let proxy = log_rows::with(&json!({"logs": [twice, twice]}));
+    let proxy = serde_json::from_value(proxy).expect("a TileProxy");
+    let said = api.create(&PostParams::default(), &proxy).await;
+    let said = said.expect_err("one name, two logs").to_string();
+    assert!(said.contains("Duplicate value"), "{said}");
 }
