@@ -93,8 +93,8 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("size(self.logs) == 0 || (size(self.upstreams) == 0 && self.origin == '' && self.kind == 'Auto' && size(self.publicKeys) == 0)").message(LOGS_RULE),
-    validation = Rule::new("size(self.upstreams) > 0 || size(self.logs) > 0 || has(self.tuf) || self.mode == 'Offline'").message(SOME_LOG_RULE),
-    validation = Rule::new("size(self.upstreams) > 0 || size(self.logs) > 0 || self.mode == 'Offline' || (self.origin == '' && self.kind == 'Auto' && size(self.publicKeys) == 0 && !self.dangerAcceptUnsigned)").message(WHOSE_RULE),
+    validation = Rule::new("size(self.upstreams) > 0 || size(self.logs) > 0 || has(self.tuf)").message(SOME_LOG_RULE),
+    validation = Rule::new("size(self.upstreams) > 0 || size(self.logs) > 0 || (self.origin == '' && self.kind == 'Auto' && size(self.publicKeys) == 0 && !self.dangerAcceptUnsigned)").message(WHOSE_RULE),
     // Which of Sigstore's hosts have a log whose key ships with the proxy is looked at by the operator.
     validation = Rule::new("size(self.publicKeys) > 0 || self.dangerAcceptUnsigned || has(self.tuf) || size(self.logs) > 0 || (size(self.upstreams) > 0 && self.upstreams.all(u, u.url.contains('.sigstore.dev')))").message(KEYS_RULE),
     validation = Rule::new("self.dangerAcceptUnsigned || has(self.tuf) || self.logs.all(l, size(l.publicKeys) > 0 || (size(l.upstreams) > 0 && l.upstreams.all(u, u.url.contains('.sigstore.dev'))))").message(LOG_KEYS_RULE),
@@ -132,8 +132,7 @@ pub struct TileProxySpec {
     pub image_pull_secrets: Vec<PullSecret>,
 
     /// Where the log is read, at most 16 places. Every one of them serves the same log; the next is
-    /// asked while one fails, lags or lies. Left out for `logs`, for logs that `tuf` names, and, if it
-    /// is not known, where `mode` is Offline.
+    /// asked while one fails, lags or lies. Left out for `logs`, and for logs that `tuf` names.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new(NAMES_CEL).message(NAMES_RULE))]

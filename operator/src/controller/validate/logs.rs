@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use tile_proxy::{
-    config::{MAX_CACHE_SHARE, MIN_DISK_BUDGET, RESERVED_LOG_NAMES, shipped},
+    config::{Kind, MAX_CACHE_SHARE, MIN_DISK_BUDGET, RESERVED_LOG_NAMES, shipped},
     note::vkey::VerifierKey,
+    tuf::FoundLog,
 };
 
 use super::{
@@ -133,19 +134,16 @@ impl Written {
             }
             return valid_several(several, rules).map(ValidLogs::Several);
         }
-        let unsaid = one.is_unsaid() && !rules.unsigned;
-        match (one.upstreams.is_empty(), rules.mode) {
-            (false, _) => valid_one(one, rules).map(ValidLogs::One),
-            // As the proxy decides it.
-            (true, Mode::Offline)
-                if !one.origin.is_empty() || !one.public_keys.is_empty() || rules.unsigned =>
-            {
-                valid_one(one, rules).map(ValidLogs::One)
-            }
-            (true, _) if rules.validates.is_none() => Err(invalid("spec", SOME_LOG_RULE)),
-            (true, _) if !unsaid => Err(invalid("spec", WHOSE_RULE)),
-            (true, _) => Ok(ValidLogs::Discovered),
+        if !one.upstreams.is_empty() {
+            return valid_one(one, rules).map(ValidLogs::One);
         }
+        if rules.validates.is_none() {
+            return Err(invalid("spec", SOME_LOG_RULE));
+        }
+        if !one.is_unsaid() || rules.unsigned {
+            return Err(invalid("spec", WHOSE_RULE));
+        }
+        Ok(ValidLogs::Discovered)
     }
 }
 
@@ -161,7 +159,7 @@ fn valid_one(one: WrittenLog, rules: Rules) -> Result<ValidLog, Invalid> {
     if log.lacks_keys(rules) {
         return Err(invalid("spec", KEYS_RULE));
     }
-    if rules.unsigned && log.kind == LogKind::RekorV1 {
+    if rules.unsigned && log.speaks() == LogKind::RekorV1 {
         return Err(invalid("spec", REKOR_V1_KEYS_RULE));
     }
     Ok(log)
@@ -222,14 +220,14 @@ fn valid_named(log: LogSpec, rules: Rules) -> Result<NamedLog, Invalid> {
         return Err(invalid(field, LOG_KEYS_RULE));
     }
     if rules.unsigned && log.keys.is_empty() {
-        if log.origin.is_empty() || log.kind == LogKind::RekorV1 {
-            return Err(invalid(field, UNSIGNED_LOG_RULE));
-        }
         // The proxy would forget what it knows.
         if rules.validates.is_none() && log.has_shipped_keys() {
             let message = "is one of Sigstore's public logs, whose keys dangerAcceptUnsigned would put \
                            aside: give it publicKeys, or a TileProxy of its own";
             return Err(invalid(field, message));
+        }
+        if log.origin.is_empty() || log.speaks() == LogKind::RekorV1 {
+            return Err(invalid(field, UNSIGNED_LOG_RULE));
         }
     }
     let share = format!("{field}.cacheShare");
@@ -257,20 +255,20 @@ fn valid_log(field: &str, written: WrittenLog, rules: Rules) -> Result<ValidLog,
     if kind == LogKind::RekorV1 && has_tiles {
         return Err(invalid(field, TILES_RULE));
     }
-    if upstreams.iter().any(|u| u.write_url.is_some()) {
-        if !matches!(kind, LogKind::Auto | LogKind::RekorV1) {
-            return Err(invalid(field, WRITES_RULE));
-        }
-        if !rules.passthrough {
-            return Err(invalid("spec", PASSTHROUGH_RULE));
-        }
-    }
-    Ok(ValidLog {
+    let writes = upstreams.iter().any(|u| u.write_url.is_some());
+    let log = ValidLog {
         keys: valid_keys(&format!("{field}.publicKeys"), public_keys)?,
         origin,
         kind,
         upstreams,
-    })
+    };
+    if writes && !matches!(log.speaks(), LogKind::Auto | LogKind::RekorV1) {
+        return Err(invalid(field, WRITES_RULE));
+    }
+    if writes && !rules.passthrough {
+        return Err(invalid("spec", PASSTHROUGH_RULE));
+    }
+    Ok(log)
 }
 
 impl ValidLog {
@@ -282,9 +280,25 @@ impl ValidLog {
 
     /// Whether this is one of Sigstore's public logs, whose keys ship with the proxy.
     fn has_shipped_keys(&self) -> bool {
+        self.shipped().is_some()
+    }
+
+    /// What protocol the proxy takes it to speak before it has asked.
+    fn speaks(&self) -> LogKind {
+        let known = (self.kind == LogKind::Auto)
+            .then(|| self.shipped())
+            .flatten();
+        match known.map(|log| log.kind) {
+            Some(Kind::RekorV1) => LogKind::RekorV1,
+            Some(Kind::RekorV2) => LogKind::RekorV2,
+            Some(Kind::TlogTiles) => LogKind::TlogTiles,
+            Some(Kind::Auto) | None => self.kind,
+        }
+    }
+
+    fn shipped(&self) -> Option<FoundLog> {
         let urls = self.upstreams.iter();
-        let urls = urls.flat_map(|u| std::iter::once(&u.url).chain(&u.tile_base_url));
-        shipped(urls).is_some()
+        shipped(urls.flat_map(|u| std::iter::once(&u.url).chain(&u.tile_base_url)))
     }
 }
 

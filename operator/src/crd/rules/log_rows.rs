@@ -98,10 +98,10 @@ fn kinds() -> Vec<Row> {
             json!({"publicKeys": [{"inline": KEY}]}),
             Some("set upstreams for one log"),
         ),
-        // A cache that was filled elsewhere.
+        // Not asked, and still what the log is known by.
         (
             json!({"publicKeys": [{"inline": KEY}], "mode": "Offline"}),
-            None,
+            Some("set upstreams for one log"),
         ),
     ]
 }

@@ -37,6 +37,19 @@ fn wrong_logs_are_refused_with_the_field_and_what_to_write() {
     for (spec, want) in [
         ("{}".to_owned(), "spec: set upstreams for one log"),
         (
+            "{mode: Offline, publicKeys: [{inline: ROME}]}".to_owned(),
+            "spec: set upstreams for one log",
+        ),
+        // Known by their addresses.
+        (
+            "{upstreams: [{url: 'https://rekor.sigstore.dev/'}], dangerAcceptUnsigned: true}".to_owned(),
+            "spec: kind RekorV1 needs a key",
+        ),
+        (
+            "{passthrough: true, upstreams: [{url: 'https://log2025-1.rekor.sigstore.dev/', writeURL: 'https://b/'}]}".to_owned(),
+            "spec: writes are handed on to logs of kind RekorV1 only",
+        ),
+        (
             logs(&[rome], "upstreams: [{url: 'https://oslo/'}]"),
             "spec: upstreams, origin, kind and publicKeys are of a single log",
         ),
@@ -256,7 +269,6 @@ fn logs_that_need_no_key_of_their_own_are_taken_and_the_proxy_takes_them() {
         "{upstreams: [{url: 'https://a/'}], tuf: {url: 'https://tuf-repo-cdn.sigstore.dev'}}",
         "{logs: [{name: a, upstreams: [{url: 'https://a/'}]}], tuf: {url: 'https://tuf-repo-cdn.sigstore.dev'}}",
         "{mode: Offline, tuf: {rootSecretKeyRef: {name: tuf-root, key: root}}}",
-        "{mode: Offline, publicKeys: [{inline: ROME}]}",
         "{mode: Offline, logs: [{name: rome, publicKeys: [{inline: ROME}]}]}",
         "{upstreams: [{url: 'https://a/'}], publicKeys: [{inline: ROME}], dangerAcceptUnsigned: true, tuf: {url: 'https://tuf-repo-cdn.sigstore.dev', validateCheckpointSignature: false}}",
         "{logs: [{name: a, origin: a, upstreams: [{url: 'https://a/'}]}], dangerAcceptUnsigned: true}",
