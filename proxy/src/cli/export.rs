@@ -28,6 +28,8 @@ use crate::{
 /// export that is cut off never looks complete: an archive gets its name at the end, a directory its
 /// checkpoint. Running it again refreshes a directory, and writes only what is new.
 ///
+/// Rekor v1 logs are left out, as they have no tiles: for them, copy the cache's directory.
+///
 /// Ends with 0 if everything stored was written; 1 if something was damaged, or nothing could be
 /// written; 78 on a bad configuration.
 #[derive(Args, Debug)]
@@ -80,10 +82,22 @@ impl Export {
     }
 
     fn export(&self, opened: &Opened, known: Vec<KnownLog>) -> anyhow::Result<Vec<Report>> {
-        let sources = known
-            .into_iter()
-            .map(|log| source(opened, log))
-            .collect::<anyhow::Result<Vec<Source>>>()?;
+        let mut sources = Vec::new();
+        for log in known {
+            // Of several, the others are exported all the same.
+            if opened.is_rekor_v1(&log)? {
+                let error = no_tiles(&log.name);
+                if self.log.is_some() {
+                    return Err(error);
+                }
+                eprintln!("{error:#}");
+                continue;
+            }
+            sources.push(source(opened, log)?);
+        }
+        if sources.is_empty() {
+            anyhow::bail!("no other log is configured, so nothing is exported");
+        }
         let bar = progress_bar("export", "groups");
         let upstream_url = |number| opened.upstream_url(number).ok().flatten();
         let exported = export(
@@ -105,6 +119,14 @@ impl Export {
             error => error.into(),
         })
     }
+}
+
+/// Why a Rekor v1 log cannot be exported, and what to do.
+fn no_tiles(log: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "`{log}` is left out: it is a Rekor v1 log, which has no tiles to prove an export by; copy the \
+         cache's directory instead, which `tile-proxy fsck` proves on the other side"
+    )
 }
 
 fn source(opened: &Opened, log: KnownLog) -> anyhow::Result<Source> {

@@ -157,6 +157,17 @@ impl Opened {
         Ok(all)
     }
 
+    /// Whether what is stored of a log are shards of Rekor v1.
+    pub(super) fn is_rekor_v1(&self, log: &KnownLog) -> std::io::Result<bool> {
+        for origin in self.origins_of(log)? {
+            let stored = self.log(&origin).files.read_checkpoints()?;
+            if ShardOrigin::of(&origin).is_some() && stored.iter().any(is_of_shard) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The origin of a configured log: as configured, or as this cache has learned it; any of its shards
     /// if it is of Rekor v1.
     pub(super) fn origin_of(&self, log: &KnownLog) -> std::io::Result<Option<String>> {

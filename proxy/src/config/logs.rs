@@ -665,6 +665,23 @@ mod tests {
                 "danger_accept_unsigned: true",
                 "danger_accept_unsigned: has nothing to do",
             ),
+            // When an entry was logged is vouched for by a key alone.
+            (
+                vec![
+                    "name: rome, kind: rekor-v1, origin: o, upstreams: [{url: 'http://rome/'}]"
+                        .to_owned(),
+                ],
+                "danger_accept_unsigned: true",
+                "logs[0].kind: `rekor-v1` needs `public_keys`",
+            ),
+            (
+                vec![
+                    "name: rome, origin: o, upstreams: [{url: 'https://rekor.sigstore.dev'}]"
+                        .to_owned(),
+                ],
+                "danger_accept_unsigned: true",
+                "logs[0].kind: `rekor-v1` needs `public_keys`",
+            ),
         ] {
             let logs: Vec<&str> = logs.iter().map(String::as_str).collect();
             let problems = several(&logs, beside).expect_err(want);

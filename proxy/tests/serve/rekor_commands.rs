@@ -1,6 +1,6 @@
 //! Commands on a cache with a Rekor v1 log in it: all of its shards are meant.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -152,4 +152,43 @@ fn a_sync_has_nothing_to_do_and_a_refresh_asks_the_log() {
     let refreshed = proxy.send("POST", "/_admin/refresh", "");
     assert_eq!(refreshed.status, 503, "{}", refreshed.text());
     assert_eq!(tree_size(&proxy), log.size() as u64);
+}
+
+#[test]
+fn a_copy_of_the_cache_is_proven_elsewhere_and_served_offline_as_an_export_cannot_be() {
+    let ([old, active], upstream, cache) = two_shards("");
+    drop(upstream);
+    for more in [&["--log", "default"][..], &[]] {
+        let out = cache.path().join("export");
+        let out = out.display().to_string();
+        let arguments = [&["--format", "bundle", "--out", &out], more].concat();
+        let exported = run("export", cache.path(), &arguments);
+        assert_eq!(exported.code, Some(1), "{exported:?}");
+        assert!(
+            exported.stderr.contains("is a Rekor v1 log"),
+            "{exported:?}"
+        );
+        assert!(!cache.path().join("export").exists());
+    }
+
+    let elsewhere = cache_directory();
+    // With both names of each entry.
+    let copied = Command::new("cp")
+        .arg("-a")
+        .args([cache.path().join("cache"), elsewhere.path().join("cache")])
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    let more = format!("{V1}  mode: offline\n");
+    let proxy = follow("http://rome.invalid/", &active, elsewhere.path(), &more);
+    let checked = run("fsck", elsewhere.path(), &["--json"]);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    for (index, uuid) in [(1, old.uuid(1)), (13, active.uuid(3))] {
+        assert_eq!(entry(&get(&proxy, &by_index(index))).uuid, uuid);
+        // By both forms of its name.
+        for name in [uuid.to_string(), uuid.to_string()[16..].to_owned()] {
+            assert_eq!(get(&proxy, &format!("{LOG}/entries/{name}")).status, 200);
+        }
+    }
+    let absent = get(&proxy, &by_index(5));
+    assert_eq!(absent.status, 503, "{}", absent.text());
 }
