@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rcgen::KeyPair;
+use rcgen::{KeyPair, SignatureAlgorithm};
 
 use super::daemon::Daemon;
 use super::postgres::Postgres;
@@ -33,8 +33,8 @@ impl RekorV1 {
     /// What the origins of its shards begin with.
     pub const HOSTNAME: &str = "rekor.example.test";
 
-    /// An empty log that runs, with a new key. [`TOOLS`] must be built.
-    pub fn start(world: &World) -> Result<Self> {
+    /// An empty log that runs, with a new key of this kind. [`TOOLS`] must be built.
+    pub fn start(world: &World, kind: &'static SignatureAlgorithm) -> Result<Self> {
         let step = world.progress().step("Rekor v1 on Trillian and PostgreSQL");
         let database = Postgres::start(world, DATABASE)?;
         let schema = "storage/postgresql/schema/storage.sql";
@@ -48,7 +48,7 @@ impl RekorV1 {
             "--batch_size=1000",
         ];
         let signer = self::trillian(world, &database, TRILLIAN_SIGNER, free_port()?, &more)?;
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let key = KeyPair::generate_for(kind)?;
         let file = world.file("rekor-v1.pem", key.serialize_pem())?;
         let port = free_port()?;
         let mut command = Command::new(world.toolchain().path(REKOR_V1_SERVER));

@@ -29,7 +29,7 @@ fn logs_of_every_kind_are_discovered_and_outlive_each_other() -> Result<()> {
     let mut tools = TOOLS.to_vec();
     tools.extend([REKOR_SERVER, TESSERA_LOG, TESSERA_FSCK]);
     let world = World::new("several", &tools)?;
-    let rekor_v1 = RekorV1::start(&world)?;
+    let rekor_v1 = RekorV1::start(&world, &rcgen::PKCS_ECDSA_P256_SHA256)?;
     let rekor = Rekor::start(&world)?;
     let tessera = TesseraLog::start(&world)?;
     tessera.add(0..700, &world)?;
