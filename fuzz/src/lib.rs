@@ -18,6 +18,7 @@ use tile_proxy::{
     },
     tlog::{bundle as entries, edge::edge_tiles, path as tile_path},
     trust::Trust,
+    tuf::{Material, REASONS, TufError, target::Target},
     upstream::retry,
 };
 
@@ -171,6 +172,89 @@ pub fn retry_after(data: &[u8]) -> bool {
         assert_eq!(then, wait.saturating_sub(std::time::Duration::from_secs(1)));
     }
     true
+}
+
+/// Targets with keys and nothing else: as many as are allowed, and as text they are the same keys.
+pub fn tuf_keys(data: &[u8]) -> bool {
+    let Some(material) = tuf_target(Target::Keys, data, "", false) else {
+        return false;
+    };
+    assert!((1..=16).contains(&material.loose.len()));
+    let keys = material.loose.iter().map(|found| found.key.to_string());
+    let lines = keys.collect::<Vec<_>>().join("\n");
+    let again = tuf_target(Target::Keys, lines.as_bytes(), "", false);
+    assert_eq!(again.as_ref(), Some(&material));
+    true
+}
+
+/// Monitor configurations: none leads to plain HTTP unless that is allowed.
+pub fn tuf_monitor_config(data: &[u8]) -> bool {
+    let strict = tuf_target(Target::MonitorConfig, data, "", false);
+    let lenient = tuf_target(Target::MonitorConfig, data, "", true);
+    assert!(strict.is_none() || lenient.is_some());
+    strict.is_some()
+}
+
+/// Service maps: one log at most, at an address that may be followed, in any environment.
+pub fn tuf_service_map(data: &[u8]) -> bool {
+    for environment in ["", "staging"] {
+        let strict = tuf_target(Target::ServiceMap, data, environment, false);
+        let lenient = tuf_target(Target::ServiceMap, data, environment, true);
+        let Some(material) = strict else { continue };
+        assert_eq!(lenient.as_ref(), Some(&material));
+        assert_eq!(material.logs.len(), usize::from(material.mapped));
+        for log in &material.logs {
+            for url in [&log.url, &log.tile_base_url].into_iter().flatten() {
+                assert_eq!(url.scheme(), "https");
+                assert!(url.host_str().is_some_and(|host| !host.is_empty()));
+                assert_eq!((url.username(), url.password()), ("", None));
+                assert!(log.is_at(url));
+            }
+            assert!(log.origin.as_ref().is_none_or(|origin| !origin.is_empty()));
+        }
+    }
+    tuf_target(Target::ServiceMap, data, "", false).is_some()
+}
+
+/// Signing configurations: they name no key, and no log to follow.
+pub fn tuf_signing_config(data: &[u8]) -> bool {
+    let Some(material) = tuf_target(Target::SigningConfig, data, "", false) else {
+        return false;
+    };
+    assert_eq!(material, Material::default());
+    true
+}
+
+/// Trusted roots: each log has its name and keys, and is found by both name and address.
+pub fn tuf_trusted_root(data: &[u8]) -> bool {
+    let Some(material) = tuf_target(Target::TrustedRoot, data, "", false) else {
+        return false;
+    };
+    assert!(!material.mapped && material.loose.is_empty());
+    for log in &material.logs {
+        let origin = log.origin.as_deref().expect("its address without scheme");
+        assert!(!log.keys.is_empty() && log.is_called(origin));
+        assert!(log.is_called(&format!("{origin} - 1234")));
+        let url = log.url.as_ref().expect("its address");
+        assert!(log.is_at(url));
+        assert!(material.keys_for(Some(origin), &[]).is_ok());
+        assert!(material.keys_for(None, std::slice::from_ref(url)).is_ok());
+    }
+    true
+}
+
+/// What is read of a target, which is the same each time; what is not read is refused by a known word.
+fn tuf_target(
+    target: Target,
+    data: &[u8],
+    environment: &str,
+    allow_http: bool,
+) -> Option<Material> {
+    let read = || target.read(data, environment, allow_http);
+    let refused = |error: TufError| assert!(REASONS.contains(&error.reason()), "{error}");
+    let material = read().map_err(refused).ok()?;
+    assert_eq!(read().ok().as_ref(), Some(&material));
+    Some(material)
 }
 
 /// Verifier keys: a vkey line has one spelling; PEM may be wrapped at will, and a file may hold both.

@@ -25,6 +25,7 @@ mod signing_config;
 pub mod sigstore;
 mod status;
 mod store;
+pub mod target;
 mod trusted_root;
 
 use std::{

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 /// What a target is, and its function: whether it accepts an input.
 type Target = (&'static str, fn(&[u8]) -> bool);
 
-const TARGETS: [Target; 9] = [
+const TARGETS: [Target; 14] = [
     ("bundle", targets::bundle),
     ("checkpoint", targets::checkpoint),
     ("configuration", targets::configuration),
@@ -21,6 +21,11 @@ const TARGETS: [Target; 9] = [
     ("record", targets::record),
     ("rekor_entry", targets::rekor_entry),
     ("retry_after", targets::retry_after),
+    ("tuf_keys", targets::tuf_keys),
+    ("tuf_monitor_config", targets::tuf_monitor_config),
+    ("tuf_service_map", targets::tuf_service_map),
+    ("tuf_signing_config", targets::tuf_signing_config),
+    ("tuf_trusted_root", targets::tuf_trusted_root),
     ("vkey", targets::vkey),
 ];
 

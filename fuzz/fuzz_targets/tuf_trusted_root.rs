@@ -1,0 +1,7 @@
+//! See [`tile_proxy_fuzz::tuf_trusted_root`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    tile_proxy_fuzz::tuf_trusted_root(data);
+});
