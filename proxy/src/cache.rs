@@ -399,6 +399,12 @@ impl Cache {
         self.usage.scan_found(bytes);
     }
 
+    /// Gives a log another share of the disk, and has what is too much evicted now.
+    pub fn set_share(&self, store: &LogStore, bytes: u64) {
+        store.usage.set_share(bytes);
+        self.usage.wake_if_high(&store.usage);
+    }
+
     /// Bytes on the disk and their budget.
     pub fn usage(&self) -> &Arc<Usage> {
         &self.usage

@@ -193,7 +193,7 @@ impl RekorV1 {
         let taken = |shard: &Arc<Shard>| shard.store().usage.bytes.get();
         let taken: Vec<u64> = shards.iter().map(taken).collect();
         for (shard, share) in shards.iter().zip(shares_of(all, &taken)) {
-            shard.store().usage.set_share(share);
+            self.cache.set_share(shard.store(), share);
         }
     }
 

@@ -8,7 +8,10 @@ use tempfile::TempDir;
 use crate::{
     find,
     rekor::{LOG, V1, by_index, entry, follow, get, honest, tree_size},
-    world::{Outcome, RekorLog, RekorServer, Upstream, cache_directory, run, tile_proxy},
+    world::{
+        FixtureLog, Outcome, Proxy, RekorLog, RekorServer, Upstream, cache_directory, eventually,
+        run, tile_proxy,
+    },
 };
 
 /// Two shards of a log in a cache, with these entries, by position in the whole log; nobody has it.
@@ -191,4 +194,42 @@ fn a_copy_of_the_cache_is_proven_elsewhere_and_served_offline_as_an_export_canno
     }
     let absent = get(&proxy, &by_index(5));
     assert_eq!(absent.status, 503, "{}", absent.text());
+}
+
+#[test]
+fn all_shards_together_have_the_share_of_their_log() {
+    // 28 MiB as JSON, in halves that are each less than the 16 MiB that the log may have.
+    let bodies = |shard: u8| {
+        let body = |i| [&[shard, i][..], &vec![b'x'; 1 << 20]].concat();
+        (0..10).map(body).collect()
+    };
+    let old = RekorLog::of(bodies(7)).shard(7, 0);
+    let active = RekorLog::of(bodies(8)).shard(8, 10);
+    let upstream = Upstream::rekor(RekorServer::of_shards(vec![old, active.clone()]));
+    let cache = cache_directory();
+    let key = cache.path().join("log.pem");
+    fs::write(&key, active.pem()).expect("written");
+    let more = format!(
+        "  logs: [{{name: rome, kind: rekor-v1, public_keys: ['file:{}'], upstreams: [{{url: '{}'}}]}}, \
+         {{name: oslo, cache_share: 2, public_keys: ['{}'], upstreams: [{{url: 'http://oslo.invalid/'}}]}}]\n",
+        key.display(),
+        upstream.url(),
+        FixtureLog::with_entries(1).vkey(),
+    );
+    let environment = [("TILE_PROXY__CACHE__MAX_SIZE", "48Mi")];
+    let proxy = Proxy::start_bare(&environment, cache.path(), &more);
+    eventually("the log is followed", || {
+        proxy.get("/rome/api/v1/log").status == 200
+    });
+    for index in 0..20 {
+        let served = proxy.get(&format!("/rome/{}", by_index(index)));
+        assert_eq!(served.status, 200, "{index}: {}", served.status);
+    }
+    let taken = || proxy.metric("tile_proxy_cache_size_bytes{log=\"rome\"}");
+    eventually("there is room made", || {
+        // As it goes on being used.
+        proxy.get(&format!("/rome/{}", by_index(19)));
+        taken() <= f64::from(16 << 20)
+    });
+    assert!(taken() >= f64::from(4 << 20), "and not for nothing");
 }
