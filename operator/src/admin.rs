@@ -40,6 +40,9 @@ pub struct Metrics {
     /// `tile_proxy_operator_apply_total{kind, op}`: writes to children; `op` is `apply`, `create`,
     /// `patch` or `delete`. Does not grow while everything is settled.
     writes: IntCounterVec,
+    /// `tile_proxy_operator_polls_total{result}`: replicas asked about their logs; `result` is
+    /// `answered`, `unreachable` or `unreadable`.
+    polls: IntCounterVec,
     /// `tile_proxy_operator_resource_ready{namespace, name}`: 1 where Ready is True, otherwise 0.
     ready: IntGaugeVec,
     /// `tile_proxy_operator_leader`: 1 while this process holds the Lease, or works without one.
@@ -76,6 +79,11 @@ impl Metrics {
                 "Writes to children, by kind and operation.",
                 &["kind", "op"],
             )?,
+            polls: counter(
+                "polls_total",
+                "Replicas asked how their logs are, by result.",
+                &["result"],
+            )?,
             leader: IntGauge::with_opts(
                 Opts::new("leader", "Whether this operator is the one that works.")
                     .namespace(PREFIX),
@@ -93,14 +101,16 @@ impl Metrics {
             errors,
             duration,
             writes,
+            polls,
             ready,
             leader,
         } = &metrics;
-        let all: [Box<dyn Collector>; 6] = [
+        let all: [Box<dyn Collector>; 7] = [
             Box::new(reconciles.clone()),
             Box::new(errors.clone()),
             Box::new(duration.clone()),
             Box::new(writes.clone()),
+            Box::new(polls.clone()),
             Box::new(ready.clone()),
             Box::new(leader.clone()),
         ];
@@ -122,6 +132,11 @@ impl Metrics {
     /// A child was written.
     pub fn applied(&self, kind: &str, operation: &str) {
         self.writes.with_label_values(&[kind, operation]).inc();
+    }
+
+    /// A replica was asked how its logs are.
+    pub fn polled(&self, result: &str) {
+        self.polls.with_label_values(&[result]).inc();
     }
 
     /// A TileProxy is ready, or not.

@@ -101,6 +101,12 @@ reasons! {
     Forbidden,
     /// The spec is not valid; nothing was changed.
     InvalidSpec,
+    /// A replica trusts nothing of a log, and serves nothing of it.
+    LogFailing,
+    /// Two histories of a log were seen.
+    LogSplitView,
+    /// A log has not confirmed for long what is served.
+    LogStale,
     /// `spec.paused` is set.
     PausedBySpec,
     /// A ConfigMap that pods need is not there.

@@ -12,8 +12,10 @@ mod effects;
 mod events;
 #[cfg(test)]
 mod fixture;
+pub mod logs;
 pub mod names;
 pub mod observe;
+mod poll;
 pub mod rollout;
 mod schedule;
 pub mod status;
@@ -26,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::networking::v1::NetworkPolicyPeer, jiff::Timestamp};
 use kube::{
     Api, Client, Resource as _, ResourceExt as _,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
@@ -39,9 +41,12 @@ use tracing::{info, warn};
 use self::{
     apply::{ApplyError, Memory, apply, create_admin_secret, leave},
     build::build,
-    names::MANAGER,
+    logs::Trial,
+    names::{MANAGER, Names},
     observe::{missing_references, observe},
+    poll::Polls,
     rollout::next_step,
+    status::Heard,
     validate::{ValidProxy, validate},
 };
 use crate::{
@@ -50,7 +55,10 @@ use crate::{
     crd::{TileProxy, TileProxyStatus},
 };
 
-pub use self::watch::{Watched, run};
+pub use self::{
+    poll::{AdminUrl, Polling},
+    watch::{Watched, run},
+};
 
 /// Longest reconcile. The client repeats failed calls by itself, for minutes in the worst case.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -64,10 +72,12 @@ const BACKOFF: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(300);
 
 /// What the operator brings to every TileProxy.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Defaults {
     /// The image replicas run where the spec does not say.
     pub operand_image: String,
+    /// The operator's own pods, which have to reach replicas; `None` outside of a cluster.
+    pub operator_pods: Option<NetworkPolicyPeer>,
 }
 
 /// What every reconcile shares. Everything in it may be forgotten at any time: it saves work and
@@ -81,6 +91,7 @@ pub struct Context {
     failures: Mutex<HashMap<String, u32>>,
     secrets: Mutex<HashMap<String, Instant>>,
     events: Recorder,
+    polls: Polls,
 }
 
 impl Context {
@@ -95,12 +106,21 @@ impl Context {
             memory: Memory::default(),
             failures: Mutex::default(),
             secrets: Mutex::default(),
+            polls: Polls::new(Polling::default()),
         }
+    }
+
+    /// The same, where replicas are asked as `polling` says.
+    #[must_use]
+    pub fn polling(mut self, polling: Polling) -> Self {
+        self.polls = Polls::new(polling);
+        self
     }
 
     /// The TileProxy `name` is gone: it is not ready any more, and one of the same name starts anew.
     fn forget(&self, namespace: &str, name: &str) {
         self.metrics.forget(namespace, name);
+        self.polls.forget(namespace, name);
         self.failures
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -180,16 +200,29 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
         return Ok(Action::await_change()); // the garbage collector removes its children
     };
     let proxy = &observed.proxy;
+    let names = Names { name, namespace };
     let valid = match validate(proxy, &ctx.defaults) {
         Ok(valid) => valid,
         Err(invalid) => {
             let replicas = &observed.children.deployments;
-            let status = status::refused(proxy, &invalid, replicas, now());
+            let reports = ctx.polls.reports(&names);
+            let status = status::refused(proxy, &invalid, (replicas, &reports), now());
             update_status(ctx, proxy, status).await?;
             return Ok(Action::await_change()); // only another spec helps
         }
     };
-    let step = next_step(build(&valid), &observed.children);
+    ctx.polls.follow(&valid.names, 0..valid.replicas);
+    let desired = build(&valid);
+    let heard = Heard {
+        trials: ctx.polls.trials(
+            &valid.names,
+            &desired.deployments,
+            &observed.children.deployments,
+        ),
+        reports: ctx.polls.reports(&valid.names),
+        at: Instant::now(),
+    };
+    let step = next_step(desired, &observed.children, &heard.trials);
     let mut outcome = if valid.paused {
         leave(&valid, step, observed.children)
     } else {
@@ -222,7 +255,12 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
         Err(error) => drop(outcome.failure.get_or_insert(error)),
     }
     // Also after a failure: what did go through is there, and the rest is what it is about.
-    update_status(ctx, proxy, status::applied(proxy, &valid, &outcome, now())).await?;
+    update_status(
+        ctx,
+        proxy,
+        status::applied(proxy, &valid, &outcome, &heard, now()),
+    )
+    .await?;
     let settled = outcome.is_settled(valid.replicas)
         && outcome.conflicts.is_empty()
         && outcome.missing.is_empty()
@@ -230,8 +268,12 @@ async fn step(proxy: &TileProxy, ctx: &Context) -> Result<Action, Error> {
     if let Some(failure) = outcome.failure {
         return Err(failure.into());
     }
+    let is_unheard = |trial: &Trial| *trial == Trial::Unheard;
     Ok(Action::requeue(if settled {
         ctx.resync
+    } else if heard.trials.values().any(is_unheard) {
+        // That it has said the same as before is no news, and lets the rollout go on.
+        ctx.polls.polling.rollout_interval
     } else {
         UNSETTLED_INTERVAL
     }))

@@ -40,7 +40,7 @@ pub use self::{
     schema::{crd, crd_yaml},
     serving::{Audit, Log, LogFormat, MAX_RATE, RateLimit, SecretRef, Tls},
     spec::{TileProxy, TileProxySpec},
-    status::{InstanceStatus, TileProxyStatus, VolumeStatus},
+    status::{InstanceStatus, LogStatus, TileProxyStatus, VolumeStatus},
     sync::SyncSpec,
     tuf::TufSpec,
     upstream::{MAX_UPSTREAMS, Upstream},

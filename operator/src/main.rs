@@ -1,6 +1,7 @@
 //! The operator's process: flags, the address for probes, the controller, the signal that ends it.
 
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
     sync::{
@@ -11,6 +12,9 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use k8s_openapi::{
+    api::networking::v1::NetworkPolicyPeer, apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
 use tile_proxy::config::Interval;
 use tile_proxy_operator::{
     admin::{self, Metrics},
@@ -129,6 +133,17 @@ struct Run {
     )]
     lease_name: String,
 
+    /// Labels of the operator's own pods, as `key=value`, separated by commas: the NetworkPolicies of
+    /// TileProxies let them ask replicas about logs
+    #[arg(
+        long,
+        env = "TILE_PROXY_OPERATOR_OWN_PODS",
+        value_name = "LABELS",
+        value_delimiter = ',',
+        value_parser = label
+    )]
+    own_pods: Vec<(String, String)>,
+
     /// How lines are printed
     #[arg(
         long,
@@ -159,6 +174,33 @@ fn resync(text: &str) -> Result<Interval, String> {
     Ok(interval)
 }
 
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be a label, such as app.kubernetes.io/name=tile-proxy-operator".to_owned()),
+    }
+}
+
+/// Pods with these labels in `namespace`; `None` without any, which would be all pods of it.
+fn operator_pods(labels: Vec<(String, String)>, namespace: &str) -> Option<NetworkPolicyPeer> {
+    let selector = |labels: BTreeMap<String, String>| {
+        Some(LabelSelector {
+            match_labels: Some(labels),
+            match_expressions: None,
+        })
+    };
+    // The label that every namespace has.
+    let namespace = (
+        "kubernetes.io/metadata.name".to_owned(),
+        namespace.to_owned(),
+    );
+    (!labels.is_empty()).then(|| NetworkPolicyPeer {
+        namespace_selector: selector(BTreeMap::from([namespace])),
+        pod_selector: selector(labels.into_iter().collect()),
+        ip_block: None,
+    })
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     /// One JSON object a line
@@ -187,6 +229,7 @@ async fn run(flags: Run) -> anyhow::Result<()> {
         leader_elect,
         lease_namespace,
         lease_name,
+        own_pods,
         log_format,
         log_level,
     } = flags;
@@ -242,7 +285,10 @@ async fn run(flags: Run) -> anyhow::Result<()> {
     };
     let context = Context::new(
         client.clone(),
-        Defaults { operand_image },
+        Defaults {
+            operand_image,
+            operator_pods: operator_pods(own_pods, client.default_namespace()),
+        },
         metrics.clone(),
         resync.0,
     );
@@ -295,6 +341,23 @@ mod tests {
             let flags = ["operator", "run", "--operand-image=p", "--resync", text];
             assert_eq!(Cli::try_parse_from(flags).is_ok(), ok, "{text}");
         }
+    }
+
+    #[test]
+    fn the_operators_own_pods_are_those_with_all_of_its_labels() {
+        for (text, ok) in [("a/b=c", true), ("a=", true), ("=c", false), ("a", false)] {
+            let flags = ["operator", "run", "--operand-image=p", "--own-pods", text];
+            assert_eq!(Cli::try_parse_from(flags).is_ok(), ok, "{text}");
+        }
+        let labels = ["app=tp", "release=r"].map(|text| label(text).expect("a label"));
+        let pods = operator_pods(labels.to_vec(), "tile-proxy-system").expect("pods");
+        let pods = serde_json::to_value(pods).expect("a tree");
+        let want = serde_json::json!({
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tile-proxy-system"}},
+            "podSelector": {"matchLabels": {"app": "tp", "release": "r"}},
+        });
+        assert_eq!(pods, want);
+        assert_eq!(operator_pods(Vec::new(), "tile-proxy-system"), None);
     }
 
     /// The chart sets some flags, and its users add to them.

@@ -78,6 +78,9 @@ pub fn run(cluster: &Cluster, options: Options, progress: &Progress) -> Result<A
     })?;
     let tessera = tessera(cluster);
     step(progress, "Ready", |step| tessera.await_ready(step))?;
+    step(progress, "its log", |step| {
+        tessera.await_logs("Fresh", step)
+    })?;
     step(progress, "helm test", |step| test_release(cluster, step))?;
 
     progress.say("\nTiles");

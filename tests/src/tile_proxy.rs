@@ -211,6 +211,53 @@ impl TileProxy<'_> {
         })
     }
 
+    /// Waits until `status.logs` says of each log, of which there is one at least, that it is in this
+    /// state.
+    pub fn await_logs(&self, state: &str, step: &Step<'_>) -> Result<String> {
+        #[derive(Deserialize)]
+        struct Object {
+            #[serde(default)]
+            status: Status,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Status {
+            logs: Vec<Log>,
+        }
+        #[derive(Deserialize)]
+        struct Log {
+            name: String,
+            origin: String,
+            state: String,
+        }
+        let of = ["tileproxy", self.name, "--namespace", self.namespace];
+        let what = format!("TileProxy {}: its logs {state}", self.name);
+        wait::until(&what, READY, PAUSE, || {
+            let object = self.cluster.get::<Object>(&of)?;
+            let logs = object.map(|object| object.status.logs).unwrap_or_default();
+            let seen = logs.iter().map(|log| {
+                let Log {
+                    name,
+                    origin,
+                    state,
+                } = log;
+                format!("{name} ({origin}) is {state}")
+            });
+            let seen = seen.collect::<Vec<_>>().join(", ");
+            step.note(&seen);
+            let all = !logs.is_empty() && logs.iter().all(|log| log.state == state);
+            Ok(if all {
+                Seen::Ready(seen)
+            } else {
+                Seen::NotYet(format!("status.logs: {seen}"))
+            })
+        })
+        .with_context(|| {
+            self.cluster
+                .diagnosis(&[self.namespace, OPERATOR_NAMESPACE])
+        })
+    }
+
     /// The conditions; none where they speak about an earlier spec.
     pub fn conditions(&self) -> Result<Option<Vec<Condition>>> {
         #[derive(Deserialize)]

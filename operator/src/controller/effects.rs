@@ -158,6 +158,7 @@ fn accepted(object: &Value) -> Result<ValidProxy, String> {
     let proxy: TileProxy = serde_json::from_value(object).map_err(|e| e.to_string())?;
     let defaults = Defaults {
         operand_image: "mirror.example.net:5000/tile-proxy:7.1".to_owned(),
+        ..Defaults::default()
     };
     let valid = validate(&proxy, &defaults).map_err(|e| e.to_string())?;
     let mut told = config(&valid);

@@ -28,6 +28,7 @@ pub(super) fn proxy(change: impl FnOnce(&mut TileProxy)) -> TileProxy {
 pub(super) fn parsed(change: impl FnOnce(&mut TileProxy)) -> Result<ValidProxy, Invalid> {
     let defaults = Defaults {
         operand_image: "mirror.example.net:5000/tile-proxy:7.1".to_owned(),
+        ..Defaults::default()
     };
     validate(&proxy(change), &defaults)
 }

@@ -5,6 +5,7 @@
 //! 2. A replica that does not serve changes if another one runs the new template and serves, or if
 //!    nobody has tried it yet; then only the first one does.
 //! 3. A replica that serves changes only while every other one exists and serves.
+//! 4. One that runs the new template serves once its logs work too: see [`judge`](super::logs::judge).
 //!
 //! The configuration is part of this: a replica that is held keeps the file it was started with.
 //!
@@ -18,6 +19,7 @@ use kube::ResourceExt as _;
 
 use super::{
     build::{Allowed, Prepared, Resources, keep_files_in_use},
+    logs::{Trial, Trials},
     names::TEMPLATE_ANNOTATION,
     observe::{Existing, find},
 };
@@ -40,11 +42,11 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(desired: &Deployment, existing: Option<&Deployment>) -> Self {
+    fn of(desired: &Deployment, existing: Option<&Deployment>, trials: &Trials) -> Self {
         match existing {
             None => Self::Missing,
             Some(existing) if same_template(desired, existing) => Self::Updated {
-                ready: is_ready(existing),
+                ready: is_ready(existing) && has_passed(desired, trials),
             },
             Some(existing) => Self::Outdated {
                 ready: is_ready(existing),
@@ -62,7 +64,11 @@ impl Standing {
 
 /// Holds back the replicas of `desired` that may not change yet, and keeps the configuration they
 /// run with.
-pub fn next_step(desired: Resources<Prepared>, existing: &Resources<Existing>) -> Step {
+pub fn next_step(
+    desired: Resources<Prepared>,
+    existing: &Resources<Existing>,
+    trials: &Trials,
+) -> Step {
     let Resources {
         claims,
         mut config_maps,
@@ -83,7 +89,10 @@ pub fn next_step(desired: Resources<Prepared>, existing: &Resources<Existing>) -
 
     let standings: Vec<Standing> = deployments
         .iter()
-        .map(|desired| Standing::of(desired, find(&existing.deployments, &desired.name_any())))
+        .map(|desired| {
+            let existing = find(&existing.deployments, &desired.name_any());
+            Standing::of(desired, existing, trials)
+        })
         .collect();
     let may_change = may_change(&standings);
     let mut held = BTreeSet::new();
@@ -112,7 +121,13 @@ pub fn next_step(desired: Resources<Prepared>, existing: &Resources<Existing>) -
     }
 }
 
-/// For each replica, whether it may be applied now: the three rules of the module's header. One that
+/// Whether nothing is against what `desired` has become, as far as it was tried.
+fn has_passed(desired: &Deployment, trials: &Trials) -> bool {
+    let trial = trials.get(&desired.name_any());
+    trial.is_none_or(Trial::is_over)
+}
+
+/// For each replica, whether it may be applied now: the rules of the module's header. One that
 /// is up to date always may, which repairs what others changed on it.
 fn may_change(standings: &[Standing]) -> Vec<bool> {
     let proven = standings.contains(&Standing::Updated { ready: true });
@@ -248,17 +263,17 @@ mod tests {
         };
 
         let mut existing = found(old);
-        let step = next_step(new(), &existing);
+        let step = next_step(new(), &existing, &Trials::new());
         assert_eq!(files(&step.resources).len(), 2);
         assert!(files(&step.resources).contains(&old_file[0]));
         // Taken back: nothing remembers the new one any more.
-        let back = next_step(build(&valid(|_| {})), &existing);
+        let back = next_step(build(&valid(|_| {})), &existing, &Trials::new());
         assert_eq!(files(&back.resources), old_file);
 
         // Everyone runs the new one: the old file goes.
         existing.config_maps = step.resources.config_maps;
         existing.deployments = new().deployments;
-        let step = next_step(new(), &existing);
+        let step = next_step(new(), &existing, &Trials::new());
         assert_eq!(files(&step.resources).len(), 1);
         assert!(!files(&step.resources).contains(&old_file[0]));
     }
@@ -316,6 +331,70 @@ mod tests {
         };
         assert_eq!(seen(1), None);
         assert_eq!(seen(2).as_deref(), Some("it has timed out"));
+    }
+
+    /// The ordinals of three replicas that may be written, of which those in `updated` run the spec;
+    /// all are ready, and `trials` says how those stand that were changed.
+    fn may_be_written(updated: &[usize], trials: &[(usize, Trial)]) -> Vec<usize> {
+        let spec = |image: &str| {
+            build(&valid(|p| {
+                p.spec.replicas = 3;
+                p.spec.image.tag = image.to_owned();
+            }))
+        };
+        let mut existing = found(spec("old"));
+        for ordinal in updated {
+            existing.deployments[*ordinal] = spec("new").deployments.remove(*ordinal);
+        }
+        for deployment in &mut existing.deployments {
+            deployment.status = Some(DeploymentStatus {
+                ready_replicas: Some(1),
+                updated_replicas: Some(1),
+                ..DeploymentStatus::default()
+            });
+        }
+        let name = |ordinal: usize| format!("rome2026h1-replica-{ordinal}");
+        let trials = trials.iter().cloned();
+        let trials: Trials = trials.map(|(at, trial)| (name(at), trial)).collect();
+        let step = next_step(spec("new"), &existing, &trials);
+        let held = |ordinal: &usize| step.held.contains(&name(*ordinal));
+        (0..3).filter(|ordinal| !held(ordinal)).collect()
+    }
+
+    #[test]
+    fn the_next_replica_waits_until_the_logs_of_the_one_before_it_work() {
+        let lacks = |stalled| Trial::Lacks {
+            logs: vec!["default".to_owned()],
+            stalled,
+        };
+        for (updated, trials, want) in [
+            (vec![], vec![], vec![0]),
+            (vec![0], vec![(0, Trial::Unheard)], vec![0]),
+            (vec![0], vec![(0, lacks(false))], vec![0]),
+            (vec![0], vec![(0, lacks(true))], vec![0]), // however long it takes
+            (vec![0], vec![(0, Trial::Passed)], vec![0, 1]),
+            // Nobody can be asked: being ready has to do.
+            (vec![0], vec![(0, Trial::Unreachable)], vec![0, 1]),
+            (
+                vec![0, 1],
+                vec![(0, Trial::Passed), (1, Trial::Unheard)],
+                vec![0, 1],
+            ),
+            (
+                vec![0, 1],
+                vec![(0, Trial::Passed), (1, Trial::Passed)],
+                vec![0, 1, 2],
+            ),
+            // Taken back after the first one: it is written at once, whatever its logs did.
+            (
+                vec![1, 2],
+                vec![(1, Trial::Passed), (2, Trial::Passed)],
+                vec![0, 1, 2],
+            ),
+            (vec![0, 1, 2], vec![], vec![0, 1, 2]),
+        ] {
+            assert_eq!(may_be_written(&updated, &trials), want, "{trials:?}");
+        }
     }
 
     const MISSING: Standing = Standing::Missing;

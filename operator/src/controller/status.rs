@@ -1,15 +1,21 @@
 //! From what was applied and observed to the status. Pure, apart from the clock it is handed; a
 //! settled TileProxy gets the status it already has.
 
+mod heard;
+
 use k8s_openapi::{
     api::{apps::v1::Deployment, batch::v1::CronJob, core::v1::PersistentVolumeClaim},
     jiff::Timestamp,
 };
 use kube::{ResourceExt as _, core::error_boundary::InvalidObject};
 
+pub use self::heard::Heard;
+
+use self::heard::{on_trial, silent, unwell, with_logs};
 use super::{
     apply::{ApplyError, Outcome},
     build,
+    logs::{self, Reports, Trial, Trials},
     names::{Component, query},
     observe::find,
     rollout::{is_ready, stalled},
@@ -26,6 +32,7 @@ pub fn applied(
     proxy: &TileProxy,
     valid: &ValidProxy,
     outcome: &Outcome,
+    heard: &Heard,
     now: Timestamp,
 ) -> TileProxyStatus {
     let replicas: Vec<Replica<'_>> = (0..valid.replicas)
@@ -33,19 +40,24 @@ pub fn applied(
         .collect();
     let ready = replicas.iter().filter(|replica| replica.is_ready()).count();
     let cron_job = outcome.resources.cron_jobs.first();
-    let progress = progressing(&replicas);
+    let old = proxy.status.clone().unwrap_or_default();
+    let logs = logs::status(&heard.reports, old.logs);
+    let progress = progressing(&replicas, &heard.trials);
     let volumes = volumes_ready(valid, &replicas, outcome);
     let findings = vec![
         Finding::yes(Type::Accepted, Reason::Valid, "the spec is valid"),
         paused(valid),
-        degraded(valid, outcome, &progress, &volumes),
+        with_logs(
+            unwell(valid, &logs),
+            degraded(valid, outcome, &progress, &volumes),
+            &silent(&replicas, heard),
+        ),
         readiness(valid, &replicas, outcome),
         progress,
         volumes,
         synced(valid, cron_job),
     ];
     let schedule = cron_job.and_then(|job| job.status.as_ref());
-    let old = proxy.status.clone().unwrap_or_default();
     // Without an answer from the API server, this generation has not been taken over yet.
     let generation = match &outcome.failure {
         Some(failure) if !failure.is_refusal() => old.observed_generation,
@@ -60,6 +72,7 @@ pub fn applied(
         url: valid.client_url(),
         last_sync_time: schedule.and_then(|status| status.last_schedule_time.clone()),
         last_successful_sync_time: schedule.and_then(|status| status.last_successful_time.clone()),
+        logs,
         instances: replicas.iter().map(Replica::status).collect(),
         conditions: merge(old.conditions, findings, generation, now),
     }
@@ -69,10 +82,13 @@ pub fn applied(
 pub fn refused(
     proxy: &TileProxy,
     invalid: &Invalid,
-    deployments: &[Deployment],
+    (deployments, reports): (&[Deployment], &Reports),
     now: Timestamp,
 ) -> TileProxyStatus {
     let mut old = proxy.status.clone().unwrap_or_default();
+    if !reports.is_empty() {
+        old.logs = logs::status(reports, old.logs);
+    }
     for instance in &mut old.instances {
         instance.ready = find(deployments, &instance.name).is_some_and(is_ready);
     }
@@ -223,7 +239,7 @@ fn readiness(valid: &ValidProxy, replicas: &[Replica<'_>], outcome: &Outcome) ->
     Finding::no(Type::Ready, Reason::ReplicasNotReady, message)
 }
 
-fn progressing(replicas: &[Replica<'_>]) -> Finding {
+fn progressing(replicas: &[Replica<'_>], trials: &Trials) -> Finding {
     let trying = replicas
         .iter()
         .find(|replica| replica.updated && !replica.is_ready());
@@ -242,8 +258,20 @@ fn progressing(replicas: &[Replica<'_>]) -> Finding {
         let message = format!("waiting for {} to become ready", replica.name);
         return Finding::yes(Type::Progressing, Reason::RollingOut, message);
     }
+    let waiting = trials.iter().find(|(_, trial)| !trial.is_over());
+    if let Some((name, trial)) = waiting {
+        return on_trial(name, trial);
+    }
     if let Some(replica) = replicas.iter().find(|replica| !replica.updated) {
-        let message = format!("{} is next", replica.name);
+        let mut message = format!("{} is next", replica.name);
+        let unreachable = trials.iter().filter(|(_, t)| **t == Trial::Unreachable);
+        let unreachable: Vec<&str> = unreachable.map(|(name, _)| name.as_str()).collect();
+        if !unreachable.is_empty() {
+            message.push_str(&format!(
+                "; {} cannot be asked about logs on port 8081, so that being ready has to do",
+                unreachable.join(", ")
+            ));
+        }
         return Finding::yes(Type::Progressing, Reason::RollingOut, message);
     }
     Finding::no(

@@ -260,7 +260,10 @@ pub fn validate(proxy: &TileProxy, defaults: &Defaults) -> Result<ValidProxy, In
         rate_limit,
         audit: audit.enabled,
         log,
-        network_policy: serving::valid_network_policy(network_policy),
+        network_policy: serving::valid_network_policy(
+            network_policy,
+            defaults.operator_pods.as_ref(),
+        ),
         service_monitor: serving::valid_monitoring(monitoring)?,
         disruption_budget: pod_disruption_budget.enabled,
         delay_seconds: units::number(

@@ -1,8 +1,12 @@
-//! The watches that cause reconciles, and how they start and stop.
+//! The watches and polls that cause reconciles, and how they start and stop.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future};
+use futures::{
+    FutureExt as _, Stream, StreamExt as _, TryStreamExt as _,
+    channel::mpsc::{UnboundedReceiver, unbounded},
+    future,
+};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::CronJob,
@@ -56,18 +60,35 @@ pub async fn run(
         Watched::Cluster => vec![None],
         Watched::Namespaces(names) => names.into_iter().map(Some).collect(),
     };
+    // Of each controller: which TileProxies it looks after, and how to have it look.
+    let mut look = Vec::new();
     let (stores, runs): (Vec<_>, Vec<_>) = namespaces
         .into_iter()
-        .map(|namespace| start(&ctx, namespace.as_deref(), stop.clone()))
+        .map(|namespace| {
+            let (news, heard) = unbounded();
+            let started = start(&ctx, namespace.as_deref(), heard, stop.clone());
+            look.push((namespace, news));
+            started
+        })
         .unzip();
+    let poll = ctx.polls.run(&ctx.metrics, |(namespace, name)| {
+        // One that does not look after it would take it for gone.
+        let looks_after = |own: &Option<String>| own.as_ref().is_none_or(|own| own == namespace);
+        for (_, news) in look.iter().filter(|(own, _)| looks_after(own)) {
+            // A controller that has ended needs no news.
+            let _ = news.unbounded_send(ObjectRef::new(name).within(namespace));
+        }
+    });
+    let poll = future::select(Box::pin(poll), stop.clone());
     let announce = async {
         let lists = stores.iter().map(reflector::Store::wait_until_ready);
         if future::try_join_all(lists).await.is_ok() {
             ready();
         }
     };
-    future::join(
+    future::join3(
         future::join_all(runs),
+        poll,
         future::select(Box::pin(announce), stop),
     )
     .await;
@@ -80,6 +101,7 @@ type Stop = future::Shared<future::BoxFuture<'static, ()>>;
 fn start(
     ctx: &Arc<Context>,
     namespace: Option<&str>,
+    news: UnboundedReceiver<ObjectRef<Root>>,
     stop: Stop,
 ) -> (reflector::Store<Root>, impl Future<Output = ()> + use<>) {
     let client = &ctx.client;
@@ -112,6 +134,7 @@ fn start(
             children::<PersistentVolumeClaim>(client, namespace),
             by_label,
         )
+        .reconcile_on(news)
         .graceful_shutdown_on(stop)
         .run(reconcile, error_policy, ctx.clone())
         .for_each(move |result| {

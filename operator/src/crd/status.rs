@@ -41,6 +41,13 @@ pub struct TileProxyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_successful_sync_time: Option<Time>,
 
+    /// How it goes with following each log: the worst that a replica says. Empty until one was asked,
+    /// which happens once a minute.
+    #[serde(default)]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub logs: Vec<LogStatus>,
+
     /// Each replica by itself.
     #[serde(default)]
     #[schemars(length(max = 16))]
@@ -53,6 +60,23 @@ pub struct TileProxyStatus {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// One log.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogStatus {
+    /// Its name in paths and metrics; `default` for a single one.
+    pub name: String,
+
+    /// The first line of its checkpoints. Empty until a replica knows it.
+    #[serde(default)]
+    pub origin: String,
+
+    /// `Fresh`; `Stale`: it has not confirmed for long what is served; `Failing`: a replica trusts
+    /// nothing of it, and serves nothing; `SplitView`: two histories of it were seen.
+    #[serde(default)]
+    pub state: String,
 }
 
 /// One replica.

@@ -355,6 +355,7 @@ fn parsed(base: &Value, spec: &Value) -> Result<impl PartialEq + use<>, String> 
     let proxy: TileProxy = serde_json::from_value(object).map_err(|error| error.to_string())?;
     let defaults = Defaults {
         operand_image: IMAGE.to_owned(),
+        ..Defaults::default()
     };
     validate(&proxy, &defaults).map_err(|error| error.to_string())
 }

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tile_proxy_operator::{
     admin::Metrics,
-    controller::{self, Context, Defaults, Watched},
+    controller::{self, AdminUrl, Context, Defaults, Polling, Watched},
 };
 use tokio::task::JoinHandle;
 use tower::{buffer::BufferLayer, retry::RetryLayer};
@@ -69,6 +69,28 @@ impl Operator {
 
     /// The same, with `faults` and another setup.
     pub(crate) async fn with(world: &World, faults: Faults, setup: Setup) -> Self {
+        // Nobody is there, and nobody is waited for.
+        let polling = Polling {
+            patience: Duration::ZERO,
+            admin_url: Box::new(|_, _| "http://127.0.0.1:9".to_owned()),
+            ..Polling::default()
+        };
+        Self::polling(world, faults, setup, polling).await
+    }
+
+    /// One that asks replicas at `admin_url`, all the time.
+    pub(crate) async fn asking(world: &World, admin_url: AdminUrl) -> Self {
+        let often = Duration::from_millis(200);
+        let polling = Polling {
+            interval: often,
+            rollout_interval: often,
+            patience: Duration::from_secs(3_600),
+            admin_url,
+        };
+        Self::polling(world, Faults::none(), Setup::default(), polling).await
+    }
+
+    async fn polling(world: &World, faults: Faults, setup: Setup, polling: Polling) -> Self {
         let mut config = world.plane.operator().await;
         config.default_retry = false;
         let builder = ClientBuilder::try_from(config)
@@ -84,9 +106,10 @@ impl Operator {
         };
         let defaults = Defaults {
             operand_image: IMAGE.to_owned(),
+            ..Defaults::default()
         };
         let metrics = Metrics::new().expect("metrics");
-        let context = Context::new(client, defaults, metrics, setup.resync);
+        let context = Context::new(client, defaults, metrics, setup.resync).polling(polling);
         let watched = Watched::Namespaces(vec![world.namespace.clone()]);
         let forever = std::future::pending();
         let run = controller::run(Arc::new(context), watched, forever, || {});

@@ -140,7 +140,8 @@ fn round(deployment: &Deployment) -> String {
         .unwrap_or_default()
 }
 
-async fn rounds(world: &World) -> Vec<String> {
+/// What `podAnnotations` of each replica says.
+pub(crate) async fn rounds(world: &World) -> Vec<String> {
     let mut rounds = Vec::new();
     for name in world.names::<Deployment>().await {
         rounds.push(round(&world.get(&name).await));

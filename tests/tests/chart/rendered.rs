@@ -258,7 +258,11 @@ fn the_network_policy_lets_through_what_was_asked_for() {
     let everything = objects("everything");
     let policy = &the(&everything, "NetworkPolicy")["spec"];
     assert_eq!(policy["egress"][0], json!({"ports": [{"port": 16443}]}));
-    assert_eq!(policy["egress"][2], json!({"ports": [{"port": 3128}]}));
+    assert_eq!(policy["egress"][3], json!({"ports": [{"port": 3128}]}));
+    let replicas = &policy["egress"][2];
+    assert_eq!(replicas["ports"], json!([{"port": 8081}]));
+    let selected = &replicas["to"][0]["podSelector"]["matchLabels"];
+    assert_eq!(selected["app.kubernetes.io/component"], "replica");
     let from = list(&policy["ingress"][0]["from"]);
     assert_eq!(from.len(), 2, "{from:?}");
     let test = &from[1]["podSelector"]["matchLabels"];
@@ -273,6 +277,32 @@ fn the_network_policy_lets_through_what_was_asked_for() {
         policy["egress"][0],
         json!({"ports": [{"port": 443}, {"port": 6443}]})
     );
+    assert_eq!(policy["egress"][2]["to"][0]["namespaceSelector"], json!({}));
+    let some = [
+        "networkPolicy.enabled=true",
+        "watchNamespaces={logs,staging}",
+    ];
+    let some = objects_with("default", &some);
+    let policy = &the(&some, "NetworkPolicy")["spec"];
+    let watched = &policy["egress"][2]["to"][0]["namespaceSelector"]["matchExpressions"][0];
+    assert_eq!(watched["values"], json!(["logs", "staging"]));
+}
+
+#[test]
+fn the_operator_knows_by_which_labels_its_pods_are_let_in() {
+    let everything = objects("everything");
+    let deployment = &the(&everything, "Deployment")["spec"];
+    let selector = deployment["selector"]["matchLabels"].as_object();
+    let labels = selector.expect("labels").iter();
+    let labels = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    let mut want: Vec<String> = labels.collect();
+    let args = list(&deployment["template"]["spec"]["containers"][0]["args"]);
+    let mut args = args.iter().filter_map(|arg| arg.as_str());
+    let told = args.find_map(|arg| arg.strip_prefix("--own-pods="));
+    let mut told: Vec<&str> = told.expect("the flag").split(',').collect();
+    told.sort_unstable();
+    want.sort_unstable();
+    assert_eq!(told, want);
 }
 
 #[test]

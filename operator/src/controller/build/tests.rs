@@ -1,12 +1,16 @@
 mod logs;
 
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::{core::v1::PodSpec, networking::v1::NetworkPolicyPeer};
 use kube::ResourceExt as _;
 use tile_proxy::config::{Config, Size, Source};
 
 use super::*;
 use crate::{
-    controller::fixture::valid,
+    controller::{
+        Defaults,
+        fixture::{proxy, valid},
+        validate::validate,
+    },
     crd::{KeyRef, PodSecurity, PublicKey, SecretRef, Tls},
 };
 
@@ -297,6 +301,28 @@ fn a_policy_lets_clients_to_their_port_and_our_own_pods_to_the_other() {
     let some = policy(|policy| policy.allow_admin_from = vec![Default::default()]);
     assert_eq!(some[1].from.as_ref().map(Vec::len), Some(2));
     assert!(build(&valid(|_| {})).network_policies.is_empty());
+
+    // The operator asks how the logs are.
+    let operator = NetworkPolicyPeer {
+        namespace_selector: Some(Default::default()),
+        ..NetworkPolicyPeer::default()
+    };
+    let defaults = Defaults {
+        operand_image: "tile-proxy:7.1".to_owned(),
+        operator_pods: Some(operator.clone()),
+    };
+    let asked = proxy(|proxy| proxy.spec.network_policy.enabled = true);
+    let asked = validate(&asked, &defaults).expect("valid");
+    let policy = build(&asked).network_policies.remove(0).spec;
+    let ingress = policy.and_then(|spec| spec.ingress).unwrap_or_default();
+    assert!(
+        ingress[1]
+            .from
+            .iter()
+            .flatten()
+            .any(|peer| *peer == operator)
+    );
+    assert_eq!(ingress[0].from, None, "and as a client it is one of many");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, marker::PhantomData};
+use std::{collections::BTreeSet, marker::PhantomData, time::Instant};
 
 use k8s_openapi::{
     api::{
@@ -14,8 +14,9 @@ use crate::{
     controller::{
         build::{Resources, build},
         fixture,
+        logs::{LogReport, LogState, Report},
     },
-    crd::{SecretRef, Tls},
+    crd::{Mode, SecretRef, Tls},
 };
 
 /// What comes out of a reconcile when everything is well, then changed.
@@ -76,6 +77,14 @@ fn outcome(valid: &ValidProxy, change: impl FnOnce(&mut Outcome)) -> Outcome {
     outcome
 }
 
+fn nothing_heard() -> Heard {
+    Heard {
+        reports: Reports::new(),
+        trials: Trials::new(),
+        at: Instant::now(),
+    }
+}
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("in range")
 }
@@ -86,6 +95,7 @@ fn status_after(change: impl FnOnce(&mut Outcome)) -> TileProxyStatus {
         &fixture::proxy(|_| {}),
         &valid,
         &outcome(&valid, change),
+        &nothing_heard(),
         at(100),
     )
 }
@@ -209,7 +219,13 @@ fn while_paused_nobody_says_that_nothing_is_in_the_way() {
     let said = |paused| {
         let valid = fixture::valid(|proxy| proxy.spec.paused = paused);
         let outcome = outcome(&valid, |_| {});
-        let status = applied(&fixture::proxy(|_| {}), &valid, &outcome, at(100));
+        let status = applied(
+            &fixture::proxy(|_| {}),
+            &valid,
+            &outcome,
+            &nothing_heard(),
+            at(100),
+        );
         let mut conditions = status.conditions.into_iter();
         let degraded = conditions.find(|c| c.type_ == "Degraded");
         degraded.expect("the condition").message
@@ -238,7 +254,13 @@ fn what_pods_wait_for_is_named() {
             outcome.resources.deployments[0].status = None;
             outcome.missing = missing.iter().map(|&text| text.to_owned()).collect();
         });
-        let status = applied(&fixture::proxy(|_| {}), &valid, &outcome, at(100));
+        let status = applied(
+            &fixture::proxy(|_| {}),
+            &valid,
+            &outcome,
+            &nothing_heard(),
+            at(100),
+        );
         let mut conditions = status.conditions.into_iter();
         let found = conditions.find(|condition| condition.type_ == type_.as_str());
         found.map(|condition| (condition.reason, condition.message))
@@ -286,9 +308,12 @@ fn a_settled_resource_keeps_its_status_to_the_letter() {
     let valid = fixture::valid(|_| {});
     let outcome = outcome(&valid, |_| {});
     let mut proxy = fixture::proxy(|_| {});
-    let first = applied(&proxy, &valid, &outcome, at(100));
+    let first = applied(&proxy, &valid, &outcome, &nothing_heard(), at(100));
     proxy.status = Some(first.clone());
-    assert_eq!(applied(&proxy, &valid, &outcome, at(999)), first);
+    assert_eq!(
+        applied(&proxy, &valid, &outcome, &nothing_heard(), at(999)),
+        first
+    );
 }
 
 #[test]
@@ -299,7 +324,7 @@ fn a_refused_resource_still_tells_what_runs() {
     let deployments = outcome(&fixture::valid(|_| {}), |_| {})
         .resources
         .deployments;
-    let status = refused(&proxy, &invalid, &deployments, at(200));
+    let status = refused(&proxy, &invalid, (&deployments, &Reports::new()), at(200));
     assert_eq!(
         condition(&status, Type::Accepted),
         ("False".to_owned(), "InvalidSpec".to_owned())
@@ -307,7 +332,12 @@ fn a_refused_resource_still_tells_what_runs() {
     assert_eq!(status.ready_replicas, 2);
     assert_eq!(status.url, "http://rome2026h1.verifiers.svc:8080");
 
-    let status = refused(&proxy, &invalid, &deployments[..1], at(300));
+    let status = refused(
+        &proxy,
+        &invalid,
+        (&deployments[..1], &Reports::new()),
+        at(300),
+    );
     assert_eq!((status.ready_replicas, &*status.ready), (1, "1/2"));
     let ready: Vec<bool> = status.instances.iter().map(|i| i.ready).collect();
     assert_eq!(ready, [true, false]);
@@ -337,4 +367,151 @@ fn the_last_sync_is_judged_by_what_started_last() {
             "started {started:?}, succeeded {succeeded:?}, {running}"
         );
     }
+}
+
+/// What each replica says of logs, as name and state.
+fn heard(said: [&[(&str, LogState)]; 2]) -> Heard {
+    let mut heard = nothing_heard();
+    for (ordinal, logs) in (0..).zip(said) {
+        let logs = logs.iter().map(|(name, state)| LogReport {
+            name: (*name).to_owned(),
+            origin: String::new(),
+            state: Some(*state),
+            serves: *state != LogState::Failing,
+        });
+        let report = Report {
+            logs: Some(logs.collect()),
+            asked: Some(heard.at),
+            silent_since: None,
+        };
+        let name = format!("rome2026h1-replica-{ordinal}");
+        heard.reports.insert(name, report);
+    }
+    heard
+}
+
+fn status_with(
+    heard: &Heard,
+    spec: impl FnOnce(&mut TileProxy),
+    change: impl FnOnce(&mut Outcome),
+) -> TileProxyStatus {
+    let (proxy, valid) = (fixture::proxy(|_| {}), fixture::valid(spec));
+    applied(&proxy, &valid, &outcome(&valid, change), heard, at(100))
+}
+
+fn message(status: &TileProxyStatus, type_: Type) -> String {
+    let mut conditions = status.conditions.iter();
+    let found = conditions.find(|condition| condition.type_ == type_.as_str());
+    found.expect("the condition").message.clone()
+}
+
+#[test]
+fn what_is_wrong_with_a_log_asks_for_a_person() {
+    use LogState::{Failing, Fresh, SplitView, Stale};
+    type Row<'a> = (&'a [(&'a str, LogState)], &'a str, &'a str);
+    let rows: [Row<'_>; 5] = [
+        (&[("oslo", Fresh), ("rome", Fresh)], "False", "AsExpected"),
+        (&[("oslo", Fresh), ("rome", Stale)], "True", "LogStale"),
+        (&[("oslo", Stale), ("rome", Failing)], "True", "LogFailing"),
+        (
+            &[("oslo", Failing), ("rome", SplitView)],
+            "True",
+            "LogSplitView",
+        ),
+        (&[], "False", "AsExpected"),
+    ];
+    for (said, holds, reason) in rows {
+        let status = status_with(&heard([said, &[]]), |_| {}, |_| {});
+        let want = (holds.to_owned(), reason.to_owned());
+        assert_eq!(condition(&status, Type::Degraded), want, "{said:?}");
+        // The replicas do what they are asked to all the same.
+        assert_eq!(condition(&status, Type::Ready).0, "True");
+        let told = message(&status, Type::Degraded);
+        assert_eq!(told.contains("rome"), holds == "True", "{told}");
+        assert!(!told.contains("oslo"), "{told}");
+    }
+}
+
+#[test]
+fn an_old_checkpoint_is_wanted_where_no_log_is_asked() {
+    let offline = |proxy: &mut TileProxy| proxy.spec.mode = Mode::Offline;
+    for (state, reason) in [
+        (LogState::Stale, "AsExpected"),
+        (LogState::Failing, "LogFailing"), // nothing was imported
+        (LogState::SplitView, "LogSplitView"),
+    ] {
+        let status = status_with(&heard([&[("rome", state)], &[]]), offline, |_| {});
+        assert_eq!(condition(&status, Type::Degraded).1, reason, "{state:?}");
+        assert_eq!(status.logs[0].state, state.as_str());
+    }
+}
+
+#[test]
+fn a_split_view_is_hidden_by_nothing_and_hides_nothing() {
+    let conflict = |o: &mut Outcome| o.conflicts.push("Service x is foreign".to_owned());
+    for (state, reason) in [
+        (LogState::SplitView, "LogSplitView"),
+        (LogState::Failing, "Conflict"),
+        (LogState::Stale, "Conflict"),
+    ] {
+        let status = status_with(&heard([&[("rome", state)], &[]]), |_| {}, conflict);
+        assert_eq!(condition(&status, Type::Degraded).1, reason, "{state:?}");
+        let told = message(&status, Type::Degraded);
+        assert!(told.contains("Service x is foreign"), "{told}");
+    }
+}
+
+#[test]
+fn a_rollout_says_whose_logs_it_waits_for() {
+    let lacks = |stalled| Trial::Lacks {
+        logs: vec!["oslo".to_owned(), "rome".to_owned()],
+        stalled,
+    };
+    for (trial, holds, reason, says) in [
+        (lacks(false), "True", "RollingOut", "to serve oslo, rome"),
+        (lacks(true), "False", "RolloutStalled", "serve oslo, rome"),
+        (Trial::Unheard, "True", "RollingOut", "after 60 s"),
+        (
+            Trial::Unreachable,
+            "True",
+            "RollingOut",
+            "replica-1 is next",
+        ),
+        (
+            Trial::Unreachable,
+            "True",
+            "RollingOut",
+            "replica-0 cannot be asked",
+        ),
+        (Trial::Passed, "True", "RollingOut", "replica-1 is next"),
+    ] {
+        let mut heard = nothing_heard();
+        let name = "rome2026h1-replica-0".to_owned();
+        heard.trials.insert(name, trial.clone());
+        let held = |o: &mut Outcome| o.held.extend(["rome2026h1-replica-1".to_owned()]);
+        let status = status_with(&heard, |_| {}, held);
+        let want = (holds.to_owned(), reason.to_owned());
+        assert_eq!(condition(&status, Type::Progressing), want, "{trial:?}");
+        let told = message(&status, Type::Progressing);
+        assert!(told.contains(says), "{told}");
+        let is_degraded = condition(&status, Type::Degraded).0 == "True";
+        assert_eq!(is_degraded, reason == "RolloutStalled", "{trial:?}");
+    }
+}
+
+#[test]
+fn a_ready_replica_that_is_silent_for_long_is_told_and_is_no_trouble() {
+    let mut heard = heard([&[("rome", LogState::Fresh)], &[]]);
+    let silent = heard.reports.get_mut("rome2026h1-replica-1");
+    silent.expect("heard").silent_since = Some(heard.at);
+    let told = |heard: &Heard, change: fn(&mut Outcome)| {
+        let status = status_with(heard, |_| {}, change);
+        assert_eq!(condition(&status, Type::Degraded).1, "AsExpected");
+        message(&status, Type::Degraded).contains("rome2026h1-replica-1 cannot be asked")
+    };
+    assert!(!told(&heard, |_| {}));
+    heard.at += logs::SILENT_AFTER;
+    assert!(told(&heard, |_| {}));
+    // Of one that does not serve, more is said elsewhere.
+    assert!(!told(&heard, |o| o.resources.deployments[1].status = None));
 }

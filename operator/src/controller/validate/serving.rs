@@ -16,7 +16,7 @@ use crate::crd::{
 pub struct ValidNetworkPolicy {
     /// On the port of clients; empty is everyone.
     pub clients: Vec<NetworkPolicyPeer>,
-    /// On the port of administration, besides our own pods; empty is nobody.
+    /// On the port of administration, besides our own pods: whom the spec names, and the operator.
     pub admins: Vec<NetworkPolicyPeer>,
 }
 
@@ -85,12 +85,16 @@ pub(super) fn check_log(log: &Log) -> Result<(), Invalid> {
     }
 }
 
-pub(super) fn valid_network_policy(policy: NetworkPolicySpec) -> Option<ValidNetworkPolicy> {
+pub(super) fn valid_network_policy(
+    policy: NetworkPolicySpec,
+    operator: Option<&NetworkPolicyPeer>,
+) -> Option<ValidNetworkPolicy> {
     let NetworkPolicySpec {
         enabled,
         allow_from: clients,
-        allow_admin_from: admins,
+        allow_admin_from: mut admins,
     } = policy;
+    admins.extend(operator.cloned());
     enabled.then_some(ValidNetworkPolicy { clients, admins })
 }
 
