@@ -1,18 +1,15 @@
 //! A Rekor v1 log with keys from a TUF repository: followed as what the repository says that it is, or
 //! as what it turns out to be; through rotations of its key and turnovers of its shards.
 
-use std::{
-    collections::HashSet,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    thread,
-};
+use std::collections::HashSet;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tile_proxy::rekor_v1::api::{Entry, LogInfo};
 
 use crate::world::{
-    Proxy, RekorLog, RekorServer, TufRepository, TufServer, Upstream, cache_directory, eventually,
+    Load, Proxy, RekorLog, RekorServer, TufRepository, TufServer, Upstream, cache_directory,
+    eventually,
 };
 
 /// A repository, and a place for a cache.
@@ -98,15 +95,6 @@ fn entry(proxy: &Proxy, log: &str, index: u64) -> Entry {
     let answer = proxy.get(&format!("/{log}api/v1/log/entries?logIndex={index}"));
     assert_eq!(answer.status, 200, "{log} {index}: {}", answer.text());
     Entry::parse(&answer.body).expect("an entry")
-}
-
-/// Ends the load when the test does, also if it fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Everything that was asked for that is not of Rekor v1.
@@ -225,24 +213,13 @@ fn a_key_rotates_and_a_shard_turns_over_and_no_request_is_rejected() {
     let proxy = world.proxy("24h", "");
     eventually("it is found and followed", || serves(&proxy, "", 20));
     assert_eq!(foreign(&upstream), HashSet::new());
-    let (rejected, served, stop) = (
-        AtomicUsize::new(0),
-        AtomicUsize::new(0),
-        AtomicBool::new(false),
-    );
-    thread::scope(|scope| {
-        let _ends = Ends(&stop);
-        for path in ["api/v1/log", "api/v1/log/entries?logIndex=3", "checkpoint"] {
-            let (proxy, rejected, served, stop) = (&proxy, &rejected, &served, &stop);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let ok = proxy.get(&format!("/{path}")).status == 200;
-                    let counter = if ok { served } else { rejected };
-                    counter.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        eventually("there is load", || served.load(Ordering::Relaxed) > 20);
+    let paths = [
+        "/api/v1/log",
+        "/api/v1/log/entries?logIndex=3",
+        "/checkpoint",
+    ];
+    let load = Load::during(&proxy, &paths, |load| {
+        eventually("there is load", || load.served() > 20);
         // The old key's time has ended; what it signed stays signed.
         let ended = json!({"start": "2021-01-12T00:00:00Z", "end": "2025-01-12T00:00:00Z"});
         world.publish([(
@@ -255,12 +232,10 @@ fn a_key_rotates_and_a_shard_turns_over_and_no_request_is_rejected() {
         let shards = vec![old.clone(), next.clone()];
         upstream.becomes_rekor(RekorServer::of_shards(shards));
         eventually("the next shard grows", || serves(&proxy, "", 15));
-        let before = served.load(Ordering::Relaxed);
-        eventually("there was load", || {
-            served.load(Ordering::Relaxed) > before + 20
-        });
+        let before = load.served();
+        eventually("there was load", || load.served() > before + 20);
     });
-    assert_eq!(rejected.load(Ordering::Relaxed), 0);
+    assert_eq!(load.rejected(), 0);
     let heads = heads(&proxy, "").expect("served");
     assert_eq!((heads.active.tree_id.0, heads.active.tree_size), (8, 15));
     assert_eq!(heads.inactive_shards.len(), 1);

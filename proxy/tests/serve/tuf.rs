@@ -4,21 +4,15 @@
 mod discovery;
 mod hostile;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::{
     size_of,
     world::{
-        Answer, FixtureLog, Proxy, TufRepository, TufServer, Upstream, cache_directory, eventually,
-        run,
+        Answer, FixtureLog, Load, Proxy, TufRepository, TufServer, Upstream, cache_directory,
+        eventually, run,
     },
 };
 
@@ -189,26 +183,8 @@ fn keys_rotate_under_load_and_no_request_is_rejected() {
     let mut world = World::new();
     let proxy = world.proxy("");
     eventually("the log is served", || serves(&proxy, 70_000));
-    let (rejected, served, stop) = (
-        AtomicUsize::new(0),
-        AtomicUsize::new(0),
-        AtomicBool::new(false),
-    );
-    thread::scope(|scope| {
-        for path in ["/checkpoint", "/tile/0/000", "/tile/1/000", "/tile/0/271"] {
-            let (proxy, rejected, served, stop) = (&proxy, &rejected, &served, &stop);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let answer = proxy.get(path);
-                    let counter = if answer.status == 200 {
-                        served
-                    } else {
-                        rejected
-                    };
-                    counter.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
+    let paths = ["/checkpoint", "/tile/0/000", "/tile/1/000", "/tile/0/271"];
+    let load = Load::during(&proxy, &paths, |_| {
         for round in 1..=3_u8 {
             // The log signs with the next key at the moment that it is published, and the one before
             // is withdrawn.
@@ -222,10 +198,9 @@ fn keys_rotate_under_load_and_no_request_is_rejected() {
             world.publish();
             eventually("the next tree is served", || serves(&proxy, next.size()));
         }
-        stop.store(true, Ordering::Relaxed);
     });
-    assert_eq!(rejected.load(Ordering::Relaxed), 0);
-    assert!(served.load(Ordering::Relaxed) > 20, "there was load");
+    assert_eq!(load.rejected(), 0);
+    assert!(load.served() > 20, "there was load");
     assert_eq!(proxy.metric("tile_proxy_tuf_version{role=\"root\"}"), 2.0);
 }
 

@@ -4,6 +4,7 @@
 mod command;
 mod fixture_log;
 mod https;
+mod load;
 mod proxy;
 pub(crate) mod raw;
 #[allow(dead_code)] // the crate's own tests use the rest
@@ -18,6 +19,7 @@ pub(crate) use self::{
     command::{Outcome, run, sync_all, tile_proxy},
     fixture_log::FixtureLog,
     https::{Https, connect_proxy},
+    load::Load,
     proxy::{Proxy, Response, cache_directory, eventually, request},
     rekor_log::{ED25519, RekorLog},
     rekor_server::RekorServer,
