@@ -79,8 +79,10 @@ pub struct TufSettings {
     pub url: Option<Url>,
     /// The root that everything is verified from; `None` is the shipped one of Sigstore.
     pub root: Option<Source>,
-    /// Authorities that vouch for its certificate; the system's if `None`.
+    /// The only authorities that may vouch for its certificate.
     pub ca: Option<Source>,
+    /// Authorities that may beside the system's, where `ca` does not say.
+    pub trusted_ca: Option<Source>,
     /// Where it is kept what was verified.
     pub directory: PathBuf,
     /// Target that holds the service map, with or without `.json`.
@@ -103,9 +105,14 @@ impl TufSettings {
     pub fn check(&self) -> anyhow::Result<()> {
         Pinned::read(self.root.as_ref())?;
         if let Some(url) = &self.url {
-            Remote::new(url, None, self.ca.clone()).context("tile_proxy.tuf")?;
+            self.remote(url).context("tile_proxy.tuf")?;
         }
         Ok(())
+    }
+
+    /// The repository at `url`, which is that of these settings.
+    fn remote(&self, url: &Url) -> anyhow::Result<Remote> {
+        Remote::new(url, None, self.ca.clone(), self.trusted_ca.clone())
     }
 }
 
@@ -175,7 +182,7 @@ impl Tuf {
     pub fn open(settings: TufSettings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
         let pinned = Pinned::read(settings.root.as_ref())?;
         let remote = match &settings.url {
-            Some(url) => Some(Arc::new(Remote::new(url, None, settings.ca.clone())?)),
+            Some(url) => Some(Arc::new(settings.remote(url)?)),
             None => None,
         };
         let tuf = Self {

@@ -1,7 +1,7 @@
 //! `cargo xtask crds`: files generated from the operator's types.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -51,6 +51,11 @@ pub(crate) fn generate() -> Result<String> {
         .named("tile-proxy-operator crd")
         .deadline(Duration::from_secs(30 * 60))
         .stdout()
+}
+
+/// As [`generate`], by a program that is built.
+pub(crate) fn generate_by(operator: &Path) -> Result<String> {
+    Run::new(operator).arg("crd").stdout()
 }
 
 /// Fails with a diff if one of the files is not `wanted`.

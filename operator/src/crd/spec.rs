@@ -243,9 +243,9 @@ pub struct TileProxySpec {
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
 
-    /// Certificates, PEM, of authorities that may vouch for upstreams and for the forward proxy, beside
-    /// those the image trusts: of a company's own, for instance. Mounted and read again when they
-    /// change. An upstream with `caConfigMapKeyRef` is vouched for by that alone.
+    /// Certificates, PEM, of authorities that may vouch for upstreams, for the TUF repository and for the
+    /// forward proxy, beside those the image trusts: of a company's own, for instance. Mounted and read
+    /// again when they change. What has a `caConfigMapKeyRef` is vouched for by that alone.
     #[serde(default, rename = "trustedCA", skip_serializing_if = "Option::is_none")]
     pub trusted_ca: Option<TrustedCa>,
 

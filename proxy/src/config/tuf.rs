@@ -84,6 +84,7 @@ pub(super) fn tuf(
         url: url.clone().filter(|_| config.mode == Mode::Online),
         root: root.clone(),
         ca: ca.clone(),
+        trusted_ca: config.trusted_ca.clone(),
         directory,
         service_map: service_map.clone(),
         environment: environment.clone(),

@@ -54,7 +54,7 @@ impl Client {
     pub async fn refresh(&self, now: Timestamp) -> anyhow::Result<Updater> {
         let root =
             fs::read(self.metadata.join("root.json")).context("no root: run `init` first")?;
-        let remote = Remote::new(&self.url, self.targets.as_ref(), None)?;
+        let remote = Remote::new(&self.url, self.targets.as_ref(), None, None)?;
         let store = Arc::new(Flat::of(&self.metadata));
         let guarded = Guarded::new(Arc::new(remote), Arc::<Flat>::clone(&store));
         let updater = Updater::new(guarded, &root).map_err(TufError::from)?;

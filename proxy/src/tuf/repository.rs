@@ -47,7 +47,7 @@ enum File {
 
 impl Remote {
     /// Prepares a client; connects to nothing. Targets are in `targets/`, unless they have a URL of
-    /// their own.
+    /// their own. `ca` alone vouches for the server; without it, `trusted_ca` and the system do.
     ///
     /// # Errors
     /// When the URL or the authorities are of no use, or the machine has no usable TLS.
@@ -55,6 +55,7 @@ impl Remote {
         url: &Url,
         targets: Option<&Url>,
         ca: Option<Source>,
+        trusted_ca: Option<Source>,
     ) -> anyhow::Result<Self> {
         let metadata = with_final_slash(url.clone());
         let targets = match targets {
@@ -70,7 +71,7 @@ impl Remote {
             timeout: TIMEOUT,
             learns: false,
             ca,
-            trusted_ca: None,
+            trusted_ca,
             authorization: None,
             write_url: None,
             peer: false,

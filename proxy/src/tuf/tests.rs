@@ -97,6 +97,7 @@ fn settings(directory: &Path, root: &str, grace: Duration) -> TufSettings {
         url: Url::from_file_path(directory.join("repository")).ok(),
         root: Some(Source::Inline(root.to_owned())),
         ca: None,
+        trusted_ca: None,
         directory: directory.join("tuf"),
         service_map: "sigstore-services-v1".to_owned(),
         environment: String::new(),

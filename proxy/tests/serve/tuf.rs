@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::{
     size_of,
     world::{
-        Answer, FixtureLog, Load, Proxy, TufRepository, TufServer, Upstream, cache_directory,
-        eventually, run,
+        Answer, FixtureLog, Https, Load, Proxy, TufRepository, TufServer, Upstream,
+        cache_directory, eventually, run,
     },
 };
 
@@ -176,6 +176,40 @@ fn without_any_trust_nothing_is_served_and_the_answer_says_why() {
     world.server.returns();
     eventually("the log is served", || serves(&proxy, 70_000));
     eventually("it is ready", || proxy.get("/_admin/ready").status == 200);
+}
+
+#[test]
+fn further_authorities_may_vouch_for_the_repository_unless_it_has_its_own() {
+    let world = World::new();
+    let files = world.repository.files.clone();
+    let get = move |path: &str| files.get(path).cloned();
+    let server = Https::of("tuf.rome.invalid", Arc::new(get), &[b"http/1.1"]);
+    let at = world.cache.path();
+    std::fs::write(at.join("root.json"), world.repository.root()).expect("written");
+    std::fs::write(at.join("ca.pem"), &server.authority).expect("written");
+    let other = Https::serving("tuf.rome.invalid", &world.log, &[b"http/1.1"]);
+    std::fs::write(at.join("other.pem"), &other.authority).expect("written");
+    let proxy = |trusted_ca: &str, own: &str| {
+        let more = format!(
+            "  upstream_url: {}\n  trusted_ca: 'file:{at}/{trusted_ca}'\n  tuf: {{enabled: true, url: \
+             'https://{}/', root: 'file:{at}/root.json', refresh_interval: 1s{own}}}\n",
+            world.upstream.url(),
+            server.address,
+            at = at.display(),
+        );
+        Proxy::start_bare(&[], at, &more)
+    };
+    let own = format!(", ca: 'file:{}/other.pem'", at.display());
+    for (trusted_ca, own) in [("other.pem", ""), ("ca.pem", own.as_str())] {
+        let proxy = proxy(trusted_ca, own);
+        eventually("nobody vouches for it", || {
+            failures(&proxy, "unreachable") >= 1.0
+        });
+        assert!(server.seen().is_empty(), "nothing was asked of it");
+        assert_eq!(proxy.stop(), Some(0));
+    }
+    let proxy = proxy("ca.pem", "");
+    eventually("the log is served", || serves(&proxy, 70_000));
 }
 
 #[test]
