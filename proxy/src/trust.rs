@@ -12,8 +12,10 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
 use futures::future::{BoxFuture, FutureExt as _, ready};
+use tracing::{info, warn};
 
 use crate::{
+    audit::{Audit, Event},
     config::{KeysOf, LogSettings, Signers, Source},
     note::{self, Note, NoteError, vkey::VerifierKey},
     tuf::Tuf,
@@ -212,6 +214,27 @@ impl TrustedKeys {
     pub async fn learn(&self) -> bool {
         let source = Arc::clone(&self.source.load());
         source.learn().await
+    }
+
+    /// As [`TrustedKeys::reload`], with what came of it told as the news of this log. Returns whether they
+    /// are others from now on.
+    pub fn reload_and_tell(&self, log: &str, audit: &Audit) -> bool {
+        match self.reload() {
+            Reload::Unchanged => false,
+            Reload::Failed(error) => {
+                warn!(log, error, "keys not read again; the ones before stay");
+                false
+            }
+            Reload::Changed => {
+                let trust = self.current();
+                info!(log, keys = trust.keys().len(), "keys changed");
+                audit.record(&Event::KeysChanged {
+                    log,
+                    keys: trust.keys().iter().map(ToString::to_string).collect(),
+                });
+                true
+            }
+        }
     }
 
     /// Reads the keys again. Costs a read of each file.

@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::FutureExt as _;
 
-use super::{FollowError, Log};
+use super::{FollowError, Log, following::Refresh};
 use crate::{
     peers,
     upstream::{
@@ -110,38 +110,19 @@ impl Log {
         self.following.last()
     }
 
-    /// Refreshes, unless one that is `recent` has ended, or one ended while this one waited for its
-    /// turn: then its outcome is shared, however many wait.
+    /// See [`Following::refresh`](super::following::Following::refresh).
     async fn refresh_unless(
         self: &Arc<Self>,
         recent: impl Fn(Instant) -> bool,
     ) -> Result<(), FollowError> {
-        let asked = Instant::now();
-        let _turn = self.following.turn().await;
-        if let Some(outcome) = self.following.ended_since(asked, recent) {
-            return outcome;
-        }
-        if self.following.is_retired() {
-            return Err(FollowError::Offline);
-        }
-        let begin = Instant::now();
-        let limit = self.options.fetch_limit;
-        // In this turn: whoever finds nothing trusted because its key went waits until the log has
-        // offered what the next one signed.
-        self.reload_keys();
-        let refresh = async {
-            match self.refresh_now().await {
-                Err(error) if error.is_of_unknown_key() && self.options.keys.learn().await => {
-                    self.reload_keys();
-                    self.refresh_now().await
-                }
-                outcome => outcome,
-            }
+        let refresh = Refresh {
+            log: self.name(),
+            keys: &self.options.keys,
+            limit: self.options.fetch_limit,
+            reload_keys: || self.reload_keys(),
+            ask: || self.refresh_now().boxed(),
         };
-        let refresh = tokio::time::timeout(limit, refresh);
-        let outcome = refresh.await.unwrap_or(Err(FollowError::TooSlow(limit)));
-        self.following.report(self.name(), begin, &outcome);
-        outcome.map(|_| ())
+        self.following.refresh(recent, refresh).await
     }
 
     /// Asks once. Says how long ago the log has confirmed what is served.
@@ -166,24 +147,8 @@ impl Log {
             .boxed()
         });
         let finish = finish.await;
-        let passed = finish
-            .passed
-            .into_iter()
-            .map(|(place, passed)| match passed {
-                Passed::Fetch(error) => (place, FollowError::Fetch(error)),
-                Passed::Wrong(error) => (place, error),
-            });
-        match finish.won {
-            Some(_) => {
-                let passed = passed.collect();
-                self.following
-                    .report_passed_over(self.name(), &self.upstreams, passed);
-                Ok(Duration::ZERO)
-            }
-            None => {
-                let told = FollowError::that_says_most(passed.map(|(_, error)| error));
-                Err(told.unwrap_or(FollowError::Offline))
-            }
-        }
+        self.following
+            .outcome_of(self.name(), &self.upstreams, finish)
+            .map(|()| Duration::ZERO)
     }
 }

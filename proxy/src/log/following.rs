@@ -9,10 +9,17 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::FollowError;
-use crate::upstream::{FetchError, Upstreams};
+use crate::{
+    trust::TrustedKeys,
+    upstream::{
+        FetchError, Upstreams,
+        race::{Finish, Passed},
+    },
+};
 
 /// How the refreshes of one log went.
 #[derive(Debug, Default)]
@@ -23,6 +30,23 @@ pub(crate) struct Following {
     retired: AtomicBool,
     state: Mutex<State>,
 }
+
+/// What a refresh of a log is made of.
+pub(crate) struct Refresh<'a, Reload, Ask> {
+    /// Its name.
+    pub(crate) log: &'a str,
+    /// Who may sign for it.
+    pub(crate) keys: &'a TrustedKeys,
+    /// Longest time for all of it.
+    pub(crate) limit: Duration,
+    /// Reads the keys again, and takes up what others have signed.
+    pub(crate) reload_keys: Reload,
+    /// Asks once.
+    pub(crate) ask: Ask,
+}
+
+/// Says how long ago the log has confirmed what is served.
+pub(crate) type Asking<'a> = BoxFuture<'a, Result<Duration, FollowError>>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -53,13 +77,70 @@ impl Following {
         self.retired.store(false, Ordering::Relaxed);
     }
 
-    /// Whether no refresh may begin. To be asked by whoever has the turn.
-    pub(crate) fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Relaxed)
+    /// Refreshes, unless one that is `recent` has ended, or one ended while this one waited for its
+    /// turn: then its outcome is shared, however many wait.
+    pub(crate) async fn refresh<'a>(
+        &self,
+        recent: impl Fn(Instant) -> bool,
+        refresh: Refresh<'a, impl Fn(), impl Fn() -> Asking<'a>>,
+    ) -> Result<(), FollowError> {
+        let Refresh {
+            log,
+            keys,
+            limit,
+            reload_keys,
+            ask,
+        } = refresh;
+        let asked = Instant::now();
+        let _turn = self.turn().await;
+        if let Some(outcome) = self.ended_since(asked, recent) {
+            return outcome;
+        }
+        if self.retired.load(Ordering::Relaxed) {
+            return Err(FollowError::Offline);
+        }
+        let begin = Instant::now();
+        // In this turn: whoever finds nothing trusted because its key went waits until the log has
+        // offered what the next one signed.
+        reload_keys();
+        let refresh = async {
+            match ask().await {
+                Err(error) if error.is_of_unknown_key() && keys.learn().await => {
+                    reload_keys();
+                    ask().await
+                }
+                outcome => outcome,
+            }
+        };
+        let refresh = tokio::time::timeout(limit, refresh);
+        let outcome = refresh.await.unwrap_or(Err(FollowError::TooSlow(limit)));
+        self.report(log, begin, &outcome);
+        outcome.map(|_| ())
+    }
+
+    /// What asking each upstream came to: the log is followed if one was believed; else what says most is
+    /// told.
+    pub(crate) fn outcome_of<T>(
+        &self,
+        log: &str,
+        upstreams: &Upstreams,
+        finish: Finish<T, FollowError>,
+    ) -> Result<(), FollowError> {
+        let passed = finish.passed.into_iter();
+        let passed = passed.map(|(place, passed)| match passed {
+            Passed::Fetch(error) => (place, FollowError::Fetch(error)),
+            Passed::Wrong(error) => (place, error),
+        });
+        if finish.won.is_some() {
+            self.report_passed_over(log, upstreams, passed.collect());
+            return Ok(());
+        }
+        let told = FollowError::that_says_most(passed.map(|(_, error)| error));
+        Err(told.unwrap_or(FollowError::Offline))
     }
 
     /// The outcome of the last refresh, if it ended after this one was `asked` for, or is `recent`.
-    pub(crate) fn ended_since(
+    fn ended_since(
         &self,
         asked: Instant,
         recent: impl Fn(Instant) -> bool,
@@ -97,12 +178,7 @@ impl Following {
 
     /// Remembers how a refresh that began at `begin` ended, with how long before that the log confirmed
     /// what is served; says so when that is news.
-    pub(crate) fn report(
-        &self,
-        log: &str,
-        begin: Instant,
-        outcome: &Result<Duration, FollowError>,
-    ) {
+    fn report(&self, log: &str, begin: Instant, outcome: &Result<Duration, FollowError>) {
         let mut state = self.state();
         if let Ok(ago) = outcome
             && let Some(confirmed) = begin.checked_sub(*ago)
@@ -129,7 +205,7 @@ impl Following {
     }
 
     /// Says which upstreams were passed over although the log is followed, when that is news.
-    pub(crate) fn report_passed_over(
+    fn report_passed_over(
         &self,
         log: &str,
         upstreams: &Upstreams,

@@ -10,11 +10,10 @@ use tracing::{info, warn};
 
 use super::{Floor, Log, Trusted, verify::VerifiedEdge};
 use crate::{
-    audit::Event,
     cache::{LogStore, files::StoredCheckpoint, usage::Counters},
     note::{self, checkpoint::Checkpoint},
     rekor_v1,
-    trust::{Reload, Trust},
+    trust::Trust,
 };
 
 impl Log {
@@ -67,23 +66,9 @@ impl Log {
     /// Reads the keys again. If they are others, what is served is what they signed: a key that was
     /// withdrawn ends the serving of its checkpoint, not its being the floor.
     pub(super) fn reload_keys(&self) {
-        match self.options.keys.reload() {
-            Reload::Unchanged => return,
-            Reload::Failed(error) => {
-                warn!(
-                    log = self.name(),
-                    error, "keys not read again; the ones before stay"
-                );
-                return;
-            }
-            Reload::Changed => {
-                let keys = self.options.keys.current();
-                info!(log = self.name(), keys = keys.keys().len(), "keys changed");
-                self.options.audit.record(&Event::KeysChanged {
-                    log: self.name(),
-                    keys: keys.keys().iter().map(ToString::to_string).collect(),
-                });
-            }
+        let Self { options, .. } = self;
+        if !options.keys.reload_and_tell(self.name(), &options.audit) {
+            return;
         }
         let taken_up = match self.store.get() {
             Some(store) => self.take_up(store).map(drop),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::future::FutureExt as _;
+use futures::future::{FutureExt as _, TryFutureExt as _};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -27,11 +27,12 @@ use crate::{
     log::{
         FollowError,
         follow::ON_DEMAND_INTERVAL,
+        following::Refresh,
         timeline::{Conclusion, Verdict, judge},
     },
     note::{NoteError, checkpoint::Checkpoint},
     tlog::Hash,
-    trust::{Reload, Trust},
+    trust::Trust,
     upstream::{
         Asked,
         race::Passed,
@@ -99,34 +100,18 @@ impl RekorV1 {
     }
 
     async fn refresh_unless(&self, recent: impl Fn(Instant) -> bool) -> Result<(), FollowError> {
-        let asked = Instant::now();
-        let _turn = self.following.turn().await;
-        if let Some(outcome) = self.following.ended_since(asked, recent) {
-            return outcome;
-        }
-        if self.following.is_retired() {
-            return Err(FollowError::Offline);
-        }
-        let begin = Instant::now();
-        let limit = self.options.fetch_limit;
-        // In this turn: whoever finds nothing trusted because its key went waits until the log has
-        // offered what the next one signed.
-        self.reload_keys();
-        let refresh = async {
-            match self.refresh_now().await {
-                Err(error) if error.is_of_unknown_key() && self.options.keys.learn().await => {
-                    self.reload_keys();
-                    self.refresh_now().await
-                }
-                outcome => outcome,
-            }
+        let refresh = Refresh {
+            log: self.name(),
+            keys: &self.options.keys,
+            limit: self.options.fetch_limit,
+            reload_keys: || {
+                self.reload_keys();
+            },
+            ask: || self.refresh_now().map_ok(|()| Duration::ZERO).boxed(),
         };
-        let refresh = tokio::time::timeout(limit, refresh);
-        let outcome = refresh.await.unwrap_or(Err(FollowError::TooSlow(limit)));
+        let outcome = self.following.refresh(recent, refresh).await;
         self.divide_disk_share();
-        let outcome = outcome.map(|()| Duration::ZERO);
-        self.following.report(self.name(), begin, &outcome);
-        outcome.map(|_| ())
+        outcome
     }
 
     /// Asks once.
@@ -148,21 +133,8 @@ impl RekorV1 {
             .boxed()
         });
         let finish = finish.await;
-        let passed = finish
-            .passed
-            .into_iter()
-            .map(|(place, passed)| match passed {
-                Passed::Fetch(error) => (place, FollowError::Fetch(error)),
-                Passed::Wrong(error) => (place, error),
-            });
-        if finish.won.is_some() {
-            let passed = passed.collect();
-            self.following
-                .report_passed_over(self.name(), &self.upstreams, passed);
-            return Ok(());
-        }
-        let told = FollowError::that_says_most(passed.map(|(_, error)| error));
-        Err(told.unwrap_or(FollowError::Offline))
+        self.following
+            .outcome_of(self.name(), &self.upstreams, finish)
     }
 
     /// Decides about everything that a log said of itself. Which shard grows is its word alone; what is
@@ -452,21 +424,9 @@ impl RekorV1 {
     /// Reads the keys again. If they are others, what is served is what they signed. Says whether they
     /// are. The caller has the turn.
     fn reload_keys(&self) -> bool {
-        match self.options.keys.reload() {
-            Reload::Unchanged => return false,
-            Reload::Failed(error) => {
-                let kept = "keys not read again; the ones before stay";
-                warn!(log = self.name(), error, "{kept}");
-                return false;
-            }
-            Reload::Changed => {
-                let keys = self.options.keys.current();
-                info!(log = self.name(), keys = keys.keys().len(), "keys changed");
-                self.options.audit.record(&Event::KeysChanged {
-                    log: self.name(),
-                    keys: keys.keys().iter().map(ToString::to_string).collect(),
-                });
-            }
+        let Self { options, .. } = self;
+        if !options.keys.reload_and_tell(self.name(), &options.audit) {
+            return false;
         }
         let trust = self.options.keys.current();
         for shard in self.shards() {
