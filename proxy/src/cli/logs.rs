@@ -141,16 +141,8 @@ impl Opened {
         };
         let mut all = Vec::new();
         for origin in self.origins()? {
-            let is_shard = hostname.is_some() && of_log(&origin) == hostname;
-            if Some(&origin) == first.as_ref()
-                || (is_shard
-                    && self
-                        .log(&origin)
-                        .files
-                        .read_checkpoints()?
-                        .iter()
-                        .any(is_of_shard))
-            {
+            let is_of_log = hostname.is_some() && of_log(&origin) == hostname;
+            if Some(&origin) == first.as_ref() || (is_of_log && self.is_shard(&origin)?) {
                 all.push(origin);
             }
         }
@@ -160,12 +152,18 @@ impl Opened {
     /// Whether what is stored of a log are shards of Rekor v1.
     pub(super) fn is_rekor_v1(&self, log: &KnownLog) -> std::io::Result<bool> {
         for origin in self.origins_of(log)? {
-            let stored = self.log(&origin).files.read_checkpoints()?;
-            if ShardOrigin::of(&origin).is_some() && stored.iter().any(is_of_shard) {
+            if self.is_shard(&origin)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Whether a shard of Rekor v1 is stored under this origin: it looks like one, and so does a tree head.
+    fn is_shard(&self, origin: &str) -> std::io::Result<bool> {
+        let looks_like_one = ShardOrigin::of(origin).is_some();
+        let stored = || self.log(origin).files.read_checkpoints();
+        Ok(looks_like_one && stored()?.iter().any(is_of_shard))
     }
 
     /// The origin of a configured log: as configured, or as this cache has learned it; any of its shards
