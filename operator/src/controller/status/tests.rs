@@ -90,14 +90,13 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn status_after(change: impl FnOnce(&mut Outcome)) -> TileProxyStatus {
-    let valid = fixture::valid(|_| {});
-    applied(
-        &fixture::proxy(|_| {}),
-        &valid,
-        &outcome(&valid, change),
-        &nothing_heard(),
-        at(100),
-    )
+    status_of(&fixture::valid(|_| {}), change)
+}
+
+fn status_of(valid: &ValidProxy, change: impl FnOnce(&mut Outcome)) -> TileProxyStatus {
+    let outcome = outcome(valid, change);
+    let proxy = fixture::proxy(|_| {});
+    applied(&proxy, valid, &outcome, &nothing_heard(), at(100))
 }
 
 fn condition(status: &TileProxyStatus, type_: Type) -> (String, String) {
@@ -218,14 +217,7 @@ fn a_refused_child_degrades_and_leaves_the_rest_of_the_status_true() {
 fn while_paused_nobody_says_that_nothing_is_in_the_way() {
     let said = |paused| {
         let valid = fixture::valid(|proxy| proxy.spec.paused = paused);
-        let outcome = outcome(&valid, |_| {});
-        let status = applied(
-            &fixture::proxy(|_| {}),
-            &valid,
-            &outcome,
-            &nothing_heard(),
-            at(100),
-        );
+        let status = status_of(&valid, |_| {});
         let mut conditions = status.conditions.into_iter();
         let degraded = conditions.find(|c| c.type_ == "Degraded");
         degraded.expect("the condition").message
@@ -250,17 +242,10 @@ fn what_pods_wait_for_is_named() {
         });
     });
     let message = |type_: Type, missing: &[&str]| {
-        let outcome = outcome(&valid, |outcome| {
+        let status = status_of(&valid, |outcome| {
             outcome.resources.deployments[0].status = None;
             outcome.missing = missing.iter().map(|&text| text.to_owned()).collect();
         });
-        let status = applied(
-            &fixture::proxy(|_| {}),
-            &valid,
-            &outcome,
-            &nothing_heard(),
-            at(100),
-        );
         let mut conditions = status.conditions.into_iter();
         let found = conditions.find(|condition| condition.type_ == type_.as_str());
         found.map(|condition| (condition.reason, condition.message))
